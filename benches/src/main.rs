@@ -1,0 +1,2 @@
+//! Benchmarks of peer-observer.
+fn main() {}

@@ -1,0 +1,2 @@
+//! peer-observer.
+fn main() {}

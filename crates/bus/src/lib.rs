@@ -1,0 +1,1 @@
+//! Publish and subscribe for peer-observer: in-process and NATS.

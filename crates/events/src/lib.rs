@@ -1,0 +1,19 @@
+//! What flows through peer-observer: the schema's types, their text and JSON forms, and the order they come in.
+//!
+//! No I/O and no runtime here, so that whatever reads events (a tool, an archive, another program) can depend on this
+//! crate alone.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`proto`] | the generated types of `proto/` |
+//! | [`subject`] | where on the bus which event travels |
+//! | [`sequence`] | numbering streams, and finding what is missing in one |
+
+pub mod proto;
+pub mod sequence;
+pub mod subject;
+
+pub use proto::event::Event;
+pub use proto::event::event::PeerObserverEvent;
+pub use sequence::{Gap, GapTracker, Sequencer};
+pub use subject::Subject;

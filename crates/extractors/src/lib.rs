@@ -1,0 +1,1 @@
+//! Extractors of peer-observer: from a node's interfaces to events.

@@ -1,0 +1,1 @@
+//! Reads the files that Bitcoin Core writes with .

@@ -1,0 +1,1 @@
+//! Finds the Bitcoin Core nodes that run on this machine.

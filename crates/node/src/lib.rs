@@ -1,0 +1,15 @@
+//! Everything that speaks to a Bitcoin node without knowing events.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`hit`] | what a tracepoint says when it is hit |
+//! | [`recording`] | hits written to a file, and read back |
+//! | [`capture_file`] | Bitcoin Core's `-capturemessages` files |
+//! | [`discover`] | which nodes run on this machine |
+//! | [`probes`] | which tracepoints a binary has |
+
+pub mod capture_file;
+pub mod discover;
+pub mod hit;
+pub mod probes;
+pub mod recording;

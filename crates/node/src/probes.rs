@@ -1,0 +1,1 @@
+//! Which tracepoints a binary has, from its ELF notes.

@@ -1,0 +1,1 @@
+//! Hits of tracepoints in a file.

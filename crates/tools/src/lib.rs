@@ -1,0 +1,1 @@
+//! Tools of peer-observer: what is done with events.
