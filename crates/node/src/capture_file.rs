@@ -1,1 +1,1 @@
-//! Reads the files that Bitcoin Core writes with .
+//! Reads the files that Bitcoin Core writes with its option `-capturemessages`.
