@@ -5,10 +5,14 @@
 //!
 //! | module | what it is for |
 //! |---|---|
+//! | [`peek`] | the origin of an encoded event, without decoding it |
+//! | [`decode`] | from the payload of a P2P message to the schema |
 //! | [`proto`] | the generated types of `proto/` |
 //! | [`subject`] | where on the bus which event travels |
 //! | [`sequence`] | numbering streams, and finding what is missing in one |
 
+pub mod peek;
+pub mod decode;
 pub mod proto;
 pub mod sequence;
 pub mod subject;

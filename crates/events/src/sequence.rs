@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::Subject;
-use crate::proto::observer::Origin;
+use crate::peek::Origin;
 
 /// Gives the next number of each stream of one session.
 #[derive(Debug, Default)]
@@ -29,6 +29,13 @@ impl Sequencer {
         let number = &mut self.streams[index].1[subject as usize];
         *number += 1;
         *number
+    }
+
+    /// Takes back the number drawn last in that stream: the event was not published after all.
+    pub fn undo(&mut self, node: &Arc<str>, subject: Subject) {
+        if let Some((_, numbers)) = self.streams.iter_mut().find(|(name, _)| name == node) {
+            numbers[subject as usize] -= 1;
+        }
     }
 }
 
@@ -88,11 +95,10 @@ impl GapTracker {
 
     /// Takes note of an event. The first event of a stream opens it wherever it stands: what came before a subscription
     /// began is not lost.
-    pub fn see(&mut self, subject: Subject, origin: &Origin) -> Seen {
+    pub fn see(&mut self, subject: Subject, origin: &Origin<'_>) -> Seen {
         self.clock += 1;
         let key = (origin.session, subject, origin.extractor as u8);
-        if let Some(stream) = self.streams.get_mut(&key).and_then(|nodes| nodes.get_mut(origin.node.as_str()))
-        {
+        if let Some(stream) = self.streams.get_mut(&key).and_then(|nodes| nodes.get_mut(origin.node)) {
             stream.last_use = self.clock;
             let expected = stream.next;
             if origin.sequence < expected {
@@ -103,7 +109,7 @@ impl GapTracker {
                 return Seen::InOrder;
             }
             return Seen::After(Gap {
-                node: origin.node.as_str().into(),
+                node: origin.node.into(),
                 session: origin.session,
                 subject,
                 first: expected,
@@ -115,7 +121,7 @@ impl GapTracker {
         }
         self.count += 1;
         self.streams.entry(key).or_default().insert(
-            origin.node.as_str().into(),
+            origin.node.into(),
             Stream { next: origin.sequence.saturating_add(1), last_use: self.clock },
         );
         Seen::InOrder
@@ -143,8 +149,8 @@ impl GapTracker {
 mod tests {
     use super::*;
 
-    fn origin(node: &str, session: u64, sequence: u64) -> Origin {
-        Origin { node: node.into(), extractor: 1, session, sequence, time_ns: 0 }
+    fn origin(node: &str, session: u64, sequence: u64) -> Origin<'_> {
+        Origin { node, extractor: 1, session, sequence }
     }
 
     #[test]

@@ -1,0 +1,199 @@
+//! How to reach a NATS server: the public flags, and what they lack (credentials, TLS, spool, prefix).
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_nats::ConnectOptions;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use crate::queue::Limits;
+
+/// Where a server is when nothing is said.
+pub const DEFAULT_ADDRESS: &str = "127.0.0.1:4222";
+
+/// How to reach a NATS server.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "NATS")]
+pub struct NatsConfig {
+    /// Address of the NATS server, HOST:PORT; several, separated by commas, for a cluster
+    #[arg(short = 'a', long, value_name = "ADDRESS")]
+    pub nats_address: Option<String>,
+    /// User name
+    #[arg(short = 'u', long, value_name = "NAME")]
+    pub nats_username: Option<String>,
+    /// Password; other users of this machine can see it, so a file is better
+    #[arg(short = 'p', long, value_name = "PASSWORD")]
+    pub nats_password: Option<String>,
+    /// File with the password; white space around it is ignored
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub nats_password_file: Option<PathBuf>,
+    /// Credentials file (.creds) with a JWT and an NKey
+    #[arg(long, value_name = "FILE", conflicts_with = "nats_username")]
+    pub nats_credentials_file: Option<PathBuf>,
+    /// Refuse to speak without TLS
+    #[arg(long)]
+    pub nats_tls: bool,
+    /// Certificates (PEM) of the authority that signed the server's, instead of the system's
+    #[arg(long, value_name = "FILE")]
+    pub nats_tls_ca: Option<PathBuf>,
+    /// Certificate (PEM) that shows the server who we are
+    #[arg(long, value_name = "FILE", requires = "nats_tls_key")]
+    pub nats_tls_cert: Option<PathBuf>,
+    /// Key (PEM) of that certificate
+    #[arg(long, value_name = "FILE", requires = "nats_tls_cert")]
+    pub nats_tls_key: Option<PathBuf>,
+    /// Put PREFIX. in front of every subject; to subscribe, `*` stands for any word
+    #[arg(long, value_name = "PREFIX")]
+    pub subject_prefix: Option<String>,
+    /// Bytes of events that an extractor keeps while the server is away, roughly [default: 67108864]
+    #[arg(long, value_name = "BYTES")]
+    pub nats_spool_bytes: Option<usize>,
+}
+
+/// A checked configuration, files read.
+pub(super) struct Prepared {
+    pub(super) address: String,
+    user: Option<(String, String)>,
+    credentials: Option<String>,
+    tls: bool,
+    ca: Option<PathBuf>,
+    client_cert: Option<(PathBuf, PathBuf)>,
+}
+
+impl NatsConfig {
+    /// The limits of the spool in front of a publisher's connection.
+    pub(super) fn spool_limits(&self) -> Limits {
+        Limits { events: 1 << 20, bytes: self.nats_spool_bytes.unwrap_or(64 << 20) }
+    }
+
+    /// Checks everything that can be checked without a server.
+    pub(super) fn prepare(&self) -> Result<Prepared, Error> {
+        let address = self.nats_address.clone().unwrap_or_else(|| DEFAULT_ADDRESS.into());
+        for one in address.split(',') {
+            if one.trim().parse::<async_nats::ServerAddr>().is_err() {
+                return Err(Error::Address(one.into()));
+            }
+        }
+        if let Some(prefix) = &self.subject_prefix {
+            let word = |w: &str| {
+                w == "*"
+                    || (!w.is_empty()
+                        && w.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'))
+            };
+            if !prefix.split('.').all(word) {
+                return Err(Error::Prefix(prefix.clone()));
+            }
+        }
+        let password = match (&self.nats_password, &self.nats_password_file) {
+            (Some(password), _) => Some(password.clone()),
+            (None, Some(path)) => Some(read("the NATS password file", path)?.trim().to_owned()),
+            (None, None) => None,
+        };
+        let user = match (&self.nats_username, password) {
+            (Some(user), Some(password)) => Some((user.clone(), password)),
+            (Some(user), None) => return Err(Error::NoPassword(user.clone())),
+            (None, _) => None,
+        };
+        let credentials = match &self.nats_credentials_file {
+            Some(path) => Some(read("the NATS credentials file", path)?),
+            None => None,
+        };
+        for (what, path) in [
+            ("the NATS CA file", &self.nats_tls_ca),
+            ("the NATS client certificate", &self.nats_tls_cert),
+            ("the NATS client key", &self.nats_tls_key),
+        ] {
+            if let Some(path) = path {
+                read(what, path)?;
+            }
+        }
+        let client_cert = self.nats_tls_cert.clone().zip(self.nats_tls_key.clone());
+        Ok(Prepared {
+            address,
+            user,
+            credentials,
+            tls: self.nats_tls,
+            ca: self.nats_tls_ca.clone(),
+            client_cert,
+        })
+    }
+}
+
+fn read(what: &'static str, path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|source| Error::File {
+        what,
+        path: path.display().to_string(),
+        source,
+    })
+}
+
+impl Prepared {
+    pub(super) fn connect_options(&self) -> ConnectOptions {
+        let mut options = ConnectOptions::new()
+            .retry_on_initial_connect()
+            .max_reconnects(None)
+            .reconnect_delay_callback(|attempts| {
+                Duration::from_millis((50 << attempts.min(5)).min(1000) as u64)
+            })
+            // Ours are constants; checking them for every event costs more than it says.
+            .skip_subject_validation(true)
+            .subscription_capacity(1 << 16)
+            .require_tls(self.tls);
+        if let Some((user, password)) = &self.user {
+            options = options.user_and_password(user.clone(), password.clone());
+        }
+        if let Some(credentials) = &self.credentials {
+            options = match options.credentials(credentials) {
+                Ok(options) => options,
+                Err(error) => {
+                    tracing::error!(%error, "the NATS credentials file is malformed, connecting without");
+                    ConnectOptions::new().retry_on_initial_connect()
+                }
+            };
+        }
+        if let Some(ca) = &self.ca {
+            options = options.add_root_certificates(ca.clone());
+        }
+        if let Some((cert, key)) = &self.client_cert {
+            options = options.add_client_certificate(cert.clone(), key.clone());
+        }
+        options
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_work_is_said_before_connecting() {
+        let user = NatsConfig { nats_username: Some("alice".into()), ..Default::default() };
+        assert!(matches!(user.prepare(), Err(Error::NoPassword(_))));
+        let file = NatsConfig {
+            nats_username: Some("alice".into()),
+            nats_password_file: Some("/nonexistent".into()),
+            ..Default::default()
+        };
+        assert!(matches!(file.prepare(), Err(Error::File { .. })));
+        let prefix = NatsConfig { subject_prefix: Some("a b".into()), ..Default::default() };
+        assert!(matches!(prefix.prepare(), Err(Error::Prefix(_))));
+    }
+
+    #[test]
+    fn the_password_wins_over_the_file_and_the_file_is_trimmed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        std::fs::write(&path, " secret\n").unwrap();
+        let mut config = NatsConfig {
+            nats_username: Some("alice".into()),
+            nats_password_file: Some(path),
+            ..Default::default()
+        };
+        assert_eq!(config.prepare().unwrap().user, Some(("alice".into(), "secret".into())));
+        config.nats_password = Some("other".into());
+        assert_eq!(config.prepare().unwrap().user, Some(("alice".into(), "other".into())));
+    }
+}

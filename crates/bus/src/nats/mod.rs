@@ -1,0 +1,166 @@
+//! The bus over a NATS server.
+//!
+//! Core NATS, one encoded event a message, as the public protocol has it. What is added on this side of the server:
+//!
+//! - Connecting and reconnecting go on in the background for ever; a server that is not there yet is no error.
+//! - Every publisher has one connection, one spool and one writing task, so order is kept. While the server is away, events
+//!   wait in the spool; what does not fit is counted. A number is drawn only when an event is really sent.
+//! - Every subscriber has one connection and one subscription for all subjects, because the server keeps the order of a
+//!   connection over subjects, and several subscriptions would mix it.
+
+mod config;
+mod publish;
+mod subscribe;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::ConnectOptions;
+use peer_observer_events::Subject;
+use peer_observer_events::proto::observer::Source;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{DEFAULT_ADDRESS, NatsConfig};
+pub(crate) use publish::Spool;
+
+use crate::queue::Limits;
+use crate::subscriber::{Mailbox, Subscriber};
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file named in the configuration cannot be read.
+    #[error("cannot read {what} {path}: {source}")]
+    File {
+        /// What the file is for.
+        what: &'static str,
+        /// Its path.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A user needs a password.
+    #[error("--nats-username {0} needs --nats-password or --nats-password-file")]
+    NoPassword(String),
+    /// The address is not one.
+    #[error("{0:?} is no NATS address: give HOST:PORT or nats://HOST:PORT")]
+    Address(String),
+    /// The prefix would make subjects that the server refuses.
+    #[error("subject prefix {0:?} must be one or more words of letters, digits, '-' and '_', joined by dots")]
+    Prefix(String),
+}
+
+/// Makes publishers and subscribers on one server.
+pub struct Nats {
+    config: NatsConfig,
+    options: config::Prepared,
+    writers: Mutex<Vec<(Arc<Spool>, tokio::task::JoinHandle<u64>)>>,
+    mailboxes: Mutex<Vec<Arc<Mailbox>>>,
+    stop: CancellationToken,
+}
+
+impl Nats {
+    pub(crate) fn new(config: NatsConfig) -> Result<Self, Error> {
+        let options = config.prepare()?;
+        Ok(Nats {
+            config,
+            options,
+            writers: Mutex::default(),
+            mailboxes: Mutex::default(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// Options of a connection, and whether it is up.
+    fn connection(&self, component: &'static str) -> (ConnectOptions, watch::Receiver<bool>) {
+        let (up, is_up) = watch::channel(false);
+        let address = self.options.address.clone();
+        let options = self
+            .options
+            .connect_options()
+            .name(format!("peer-observer {component}"))
+            .event_callback(move |event| {
+                let (up, address) = (up.clone(), address.clone());
+                async move {
+                    match event {
+                        async_nats::Event::Connected => {
+                            up.send_replace(true);
+                            tracing::info!(component, address, "connected to nats");
+                        }
+                        async_nats::Event::Disconnected => {
+                            up.send_replace(false);
+                            tracing::warn!(component, address, "nats is gone, trying again");
+                        }
+                        async_nats::Event::ServerError(error) => {
+                            tracing::error!(component, address, %error, "the nats server refuses something");
+                        }
+                        async_nats::Event::ClientError(error) => {
+                            tracing::debug!(component, address, %error, "nats connection");
+                        }
+                        async_nats::Event::SlowConsumer(_) => {
+                            tracing::warn!(component, "nats delivers faster than events can be taken");
+                        }
+                        other => tracing::debug!(component, %other, "nats connection"),
+                    }
+                }
+            });
+        (options, is_up)
+    }
+
+    pub(crate) fn start_publisher(&self, source: Source, component: &'static str) -> Arc<Spool> {
+        let spool = Arc::new(Spool::new(component, self.config.spool_limits()));
+        let (options, is_up) = self.connection(component);
+        let writer = publish::Writer::new(spool.clone(), source, self.config.subject_prefix.as_deref());
+        let task = tokio::spawn(writer.run(options, self.options.address.clone(), is_up));
+        self.writers.lock().unwrap_or_else(PoisonError::into_inner).push((spool.clone(), task));
+        spool
+    }
+
+    pub(crate) fn start_subscriber(
+        &self,
+        component: &'static str,
+        subjects: &[Subject],
+        limits: Limits,
+    ) -> Subscriber {
+        let mailbox = Mailbox::new(component, subjects, limits);
+        let (options, _) = self.connection(component);
+        let stop = self.stop.child_token();
+        let reader = subscribe::Reader::new(mailbox.clone(), subjects, self.config.subject_prefix.as_deref());
+        let address = self.options.address.clone();
+        let stopped = stop.clone();
+        let closing = mailbox.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = reader.run(options, address) => {}
+                () = stopped.cancelled() => {}
+            }
+            closing.queue.close();
+        });
+        self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner).push(mailbox.clone());
+        Subscriber::new(mailbox, Some(stop.drop_guard()))
+    }
+
+    pub(crate) async fn close(&self, patience: Duration) -> u64 {
+        let writers = std::mem::take(&mut *self.writers.lock().unwrap_or_else(PoisonError::into_inner));
+        for (spool, _) in &writers {
+            spool.queue.close();
+        }
+        let deadline = tokio::time::Instant::now() + patience;
+        let mut unsent = 0;
+        for (spool, mut task) in writers {
+            match tokio::time::timeout_at(deadline, &mut task).await {
+                Ok(left) => unsent += left.unwrap_or(0),
+                Err(_) => {
+                    task.abort();
+                    unsent += spool.queue.depth().0 as u64;
+                }
+            }
+        }
+        self.stop.cancel();
+        for mailbox in self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            mailbox.queue.close();
+        }
+        unsent
+    }
+}

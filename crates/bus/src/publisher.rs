@@ -1,0 +1,184 @@
+//! What extractors see of a bus.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
+use peer_observer_events::proto::event::Event;
+use peer_observer_events::proto::observer::{Origin, Source};
+use peer_observer_events::{PeerObserverEvent, Sequencer, Subject};
+
+use crate::local::Hub;
+use crate::nats::Spool;
+use crate::subscriber::Delivery;
+
+/// Events that are handed on together.
+const BATCH: usize = 256;
+
+/// An event that is not yet numbered: numbers are drawn when it is really sent.
+pub(crate) struct Pending {
+    pub(crate) node: Arc<str>,
+    pub(crate) time_ns: u64,
+    pub(crate) subject: Subject,
+    pub(crate) event: PeerObserverEvent,
+}
+
+/// Makes events of what happened: origin, number, timestamp.
+pub(crate) struct Stamper {
+    session: u64,
+    source: Source,
+    sequencer: Sequencer,
+}
+
+impl Stamper {
+    pub(crate) fn new(source: Source) -> Self {
+        Stamper { session: rand::random(), source, sequencer: Sequencer::default() }
+    }
+
+    pub(crate) fn event(
+        &mut self,
+        node: &Arc<str>,
+        time_ns: u64,
+        event: PeerObserverEvent,
+        subject: Subject,
+    ) -> Event {
+        let origin = Origin {
+            node: node.to_string(),
+            extractor: self.source as i32,
+            session: self.session,
+            sequence: self.sequencer.next(node, subject),
+            time_ns,
+        };
+        Event { timestamp: time_ns / 1_000_000, origin: Some(origin), peer_observer_event: Some(event) }
+    }
+
+    pub(crate) fn stamp(
+        &mut self,
+        node: &Arc<str>,
+        time_ns: u64,
+        event: PeerObserverEvent,
+        subject: Subject,
+    ) -> Delivery {
+        Delivery { subject, event: Arc::new(self.event(node, time_ns, event, subject)) }
+    }
+
+    pub(crate) fn undo(&mut self, node: &Arc<str>, subject: Subject) {
+        self.sequencer.undo(node, subject);
+    }
+}
+
+/// About how much memory an event takes, bytes. Cheap rather than exact: it bounds queues.
+pub(crate) fn weight(event: &PeerObserverEvent) -> usize {
+    const OVERHEAD: usize = 512;
+    let PeerObserverEvent::EbpfExtractor(ebpf) = event else {
+        return OVERHEAD + event.encoded_len();
+    };
+    let Some(EbpfEvent::Message(message)) = &ebpf.ebpf_event else { return OVERHEAD };
+    // The payload, and the decoded form that points into it.
+    OVERHEAD + usize::try_from(message.meta.size).unwrap_or(usize::MAX / 4).min(8 << 20) * 2
+}
+
+enum Kind {
+    Local { hub: Arc<Hub>, stamper: Stamper, batch: Vec<Delivery> },
+    Spooled { spool: Arc<Spool>, batch: Vec<Pending> },
+}
+
+/// Counters of a publisher.
+#[derive(Debug, Default)]
+pub struct PublisherStats {
+    /// Events given to the bus.
+    pub published: AtomicU64,
+}
+
+/// Publishes the events of one extractor, in order. Never waits.
+pub struct Publisher {
+    component: &'static str,
+    kind: Kind,
+    stats: Arc<PublisherStats>,
+}
+
+impl Publisher {
+    pub(crate) fn local(hub: Arc<Hub>, source: Source, component: &'static str) -> Self {
+        let kind = Kind::Local { hub, stamper: Stamper::new(source), batch: Vec::new() };
+        Publisher { component, kind, stats: Arc::default() }
+    }
+
+    pub(crate) fn spooled(spool: Arc<Spool>, component: &'static str) -> Self {
+        Publisher { component, kind: Kind::Spooled { spool, batch: Vec::new() }, stats: Arc::default() }
+    }
+
+    /// The extractor this publishes for.
+    pub fn component(&self) -> &'static str {
+        self.component
+    }
+
+    /// The counters of this publisher.
+    pub fn stats(&self) -> Arc<PublisherStats> {
+        self.stats.clone()
+    }
+
+    /// Publishes one event of `node` that happened at `time_ns` (since the UNIX epoch).
+    pub fn publish(&mut self, node: &Arc<str>, time_ns: u64, event: PeerObserverEvent) {
+        self.batch().publish(node, time_ns, event);
+    }
+
+    /// For several events at once: they are handed on together when the batch is dropped, or when it gets large.
+    pub fn batch(&mut self) -> Batch<'_> {
+        Batch { publisher: self }
+    }
+
+    fn add(&mut self, node: &Arc<str>, time_ns: u64, event: PeerObserverEvent) {
+        let Some(subject) = Subject::of(&event) else {
+            debug_assert!(false, "an event without content has no subject");
+            return;
+        };
+        let full = match &mut self.kind {
+            Kind::Local { stamper, batch, .. } => {
+                batch.push(stamper.stamp(node, time_ns, event, subject));
+                batch.len() >= BATCH
+            }
+            Kind::Spooled { batch, .. } => {
+                batch.push(Pending { node: node.clone(), time_ns, subject, event });
+                batch.len() >= BATCH
+            }
+        };
+        if full {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        let n = match &mut self.kind {
+            Kind::Local { hub, batch, .. } => {
+                hub.publish(batch);
+                let n = batch.len();
+                batch.clear();
+                n
+            }
+            Kind::Spooled { spool, batch } => {
+                let n = batch.len();
+                spool.push(batch.drain(..));
+                n
+            }
+        };
+        self.stats.published.fetch_add(n as u64, Ordering::Relaxed);
+    }
+}
+
+/// Events that are handed on together.
+pub struct Batch<'a> {
+    publisher: &'a mut Publisher,
+}
+
+impl Batch<'_> {
+    /// Adds one event of `node` that happened at `time_ns` (since the UNIX epoch).
+    pub fn publish(&mut self, node: &Arc<str>, time_ns: u64, event: PeerObserverEvent) {
+        self.publisher.add(node, time_ns, event);
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.publisher.flush();
+    }
+}
