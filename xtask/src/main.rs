@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 mod proto;
+mod schema;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Chores of the repository")]
@@ -16,7 +17,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Generate committed code again
+    /// Generate committed files again
     #[command(subcommand)]
     Regenerate(Regenerate),
 }
@@ -29,11 +30,27 @@ enum Regenerate {
         #[arg(long)]
         check: bool,
     },
+    /// The list of numbers, names and types that the schema must keep; refuses changes that break readers
+    SchemaLock {
+        /// Fail when what is committed differs, and write nothing
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 fn main() -> Result<()> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().context("workspace root")?.to_path_buf();
+    let root = root()?;
     match Args::parse().chore {
-        Chore::Regenerate(Regenerate::Proto { check }) => proto::regenerate(&root, check),
+        Chore::Regenerate(Regenerate::Proto { check: false }) => proto::regenerate(&root),
+        Chore::Regenerate(Regenerate::Proto { check: true }) => proto::check(&root),
+        Chore::Regenerate(Regenerate::SchemaLock { check: false }) => schema::regenerate(&root),
+        Chore::Regenerate(Regenerate::SchemaLock { check: true }) => schema::check(&root),
     }
+}
+
+fn root() -> Result<PathBuf> {
+    Ok(PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("finding the workspace's root")?
+        .to_path_buf())
 }

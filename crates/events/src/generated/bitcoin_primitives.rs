@@ -2,51 +2,53 @@
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Transaction {
-    /// 32 B internal order
+    /// Transaction id, 32 bytes, internal byte order.
     #[prost(bytes = "bytes", required, tag = "1")]
     pub txid: ::prost::bytes::Bytes,
-    /// 32 B internal order
+    /// Witness transaction id (BIP 141), 32 bytes, internal byte order.
     #[prost(bytes = "bytes", required, tag = "2")]
     pub wtxid: ::prost::bytes::Bytes,
-    /// consensus serialisation incl. witness; set for tx/block/blocktxn/prefilled, absent in low-data archives
+    /// Consensus serialisation with the witness. Set in tx, block, blocktxn and prefilled transactions; absent in low-data
+    /// archives.
     #[prost(bytes = "bytes", optional, tag = "3")]
     pub raw: ::core::option::Option<::prost::bytes::Bytes>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BlockHeader {
-    /// TODO
+    /// Block version; its bits signal deployments (BIP 9).
     #[prost(sint32, required, tag = "1")]
     pub version: i32,
-    /// TODO
+    /// Hash of the block before, 32 bytes, internal byte order.
     #[prost(bytes = "bytes", required, tag = "2")]
     pub prev_blockhash: ::prost::bytes::Bytes,
-    /// TODO
+    /// Root of the tree over the transaction ids, 32 bytes, internal byte order.
     #[prost(bytes = "bytes", required, tag = "3")]
     pub merkle_root: ::prost::bytes::Bytes,
-    /// unix s
+    /// Time of the block, says its miner, UNIX s.
     #[prost(uint32, required, tag = "4")]
     pub time: u32,
-    /// TODO
+    /// Target of the proof of work, in compact form.
     #[prost(uint32, required, tag = "5")]
     pub bits: u32,
-    /// TODO
+    /// What the miner varied.
     #[prost(uint32, required, tag = "6")]
     pub nonce: u32,
-    /// 32 B internal order, computed by extractor
+    /// Hash of this header, 32 bytes, internal byte order. Not in the message: the extractor computes it.
     #[prost(bytes = "bytes", required, tag = "7")]
     pub hash: ::prost::bytes::Bytes,
 }
+/// An address as it is gossiped in addr and addrv2, or stands in a version message.
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Address {
-    /// unix s, as in addr entry (0 in version msg)
+    /// When the address was last seen, says the sender, UNIX s. 0 in version messages.
     #[prost(uint32, required, tag = "1")]
     pub timestamp: u32,
-    /// bit field
+    /// Services that the node at the address is said to offer: bit field, Bitcoin Core src/protocol.h `ServiceFlags`.
     #[prost(uint64, required, tag = "9")]
     pub services: u64,
-    /// TODO
+    /// Port; I2P has none and sends 0.
     #[prost(uint32, required, tag = "10")]
     pub port: u32,
     #[prost(oneof = "address::Address", tags = "2, 3, 4, 5, 6, 7, 8")]
@@ -57,25 +59,25 @@ pub mod address {
     #[derive(serde::Serialize)]
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Address {
-        /// TODO
+        /// IPv4 address in dotted form.
         #[prost(string, tag = "2")]
         Ipv4(::prost::alloc::string::String),
-        /// TODO
+        /// IPv6 address in its short text form.
         #[prost(string, tag = "3")]
         Ipv6(::prost::alloc::string::String),
-        /// TODO
+        /// Onion service of version 2, with `.onion`. Tor has not served them since 2021.
         #[prost(string, tag = "4")]
         Torv2(::prost::alloc::string::String),
-        /// TODO
+        /// Onion service of version 3, with `.onion`.
         #[prost(string, tag = "5")]
         Torv3(::prost::alloc::string::String),
-        /// TODO
+        /// I2P destination, with `.b32.i2p`.
         #[prost(string, tag = "6")]
         I2p(::prost::alloc::string::String),
-        /// TODO
+        /// CJDNS address: an IPv6 address of fc00::/8.
         #[prost(string, tag = "7")]
         Cjdns(::prost::alloc::string::String),
-        /// TODO
+        /// An address of a network that is not known here.
         #[prost(message, tag = "8")]
         Unknown(super::UnknownAddress),
     }
@@ -83,13 +85,14 @@ pub mod address {
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnknownAddress {
-    /// BIP155 network id
+    /// Network id of BIP 155.
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
-    /// TODO
+    /// The address as it was sent, at most 512 bytes (BIP 155).
     #[prost(bytes = "bytes", required, tag = "2")]
     pub address: ::prost::bytes::Bytes,
 }
+/// An entry of inv, getdata or notfound. All hashes are 32 bytes in internal byte order.
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InventoryItem {
@@ -101,28 +104,28 @@ pub mod inventory_item {
     #[derive(serde::Serialize)]
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Item {
-        /// TODO
+        /// MSG_TX: transaction id.
         #[prost(bytes, tag = "1")]
         Transaction(::prost::bytes::Bytes),
-        /// TODO
+        /// MSG_BLOCK: block hash.
         #[prost(bytes, tag = "2")]
         Block(::prost::bytes::Bytes),
-        /// TODO
+        /// MSG_WTX: witness transaction id (BIP 339).
         #[prost(bytes, tag = "3")]
         Wtx(::prost::bytes::Bytes),
-        /// TODO
+        /// MSG_WITNESS_TX: transaction id, asked for with its witness (BIP 144). Only in getdata.
         #[prost(bytes, tag = "4")]
         WitnessTransaction(::prost::bytes::Bytes),
-        /// TODO
+        /// MSG_WITNESS_BLOCK: block hash, asked for with witnesses (BIP 144). Only in getdata.
         #[prost(bytes, tag = "5")]
         WitnessBlock(::prost::bytes::Bytes),
-        /// TODO
+        /// MSG_CMPCT_BLOCK: hash of a block asked for in compact form (BIP 152). Only in getdata.
         #[prost(bytes, tag = "6")]
         CompactBlock(::prost::bytes::Bytes),
-        /// TODO
+        /// A type that is not known here.
         #[prost(message, tag = "7")]
         Unknown(super::UnknownItem),
-        /// TODO
+        /// Type 0, which means nothing. Always true; its hash is not kept.
         #[prost(bool, tag = "15")]
         Error(bool),
     }
@@ -130,34 +133,44 @@ pub mod inventory_item {
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnknownItem {
-    /// TODO
+    /// Type as it was sent.
     #[prost(uint32, required, tag = "1")]
     pub inv_type: u32,
-    /// TODO
+    /// Hash as it was sent, 32 bytes.
     #[prost(bytes = "bytes", required, tag = "2")]
     pub hash: ::prost::bytes::Bytes,
 }
+/// A transaction that comes whole in a compact block (BIP 152).
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PrefilledTransaction {
-    /// differential index
+    /// Index as it was sent: difference to the index of the prefilled transaction before, minus one.
     #[prost(uint32, required, tag = "1")]
     pub diff_index: u32,
-    /// TODO
+    /// The transaction, with its raw bytes.
     #[prost(message, required, tag = "2")]
     pub tx: Transaction,
 }
+/// What a connection is for. Bitcoin Core src/node/connection_types.h.
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum ConnType {
+    /// A type that the extractor does not know. The public extractor also means manual, addr-fetch and private-broadcast.
     Unknown = 0,
+    /// The peer connected to the node.
     Inbound = 1,
+    /// Blocks, transactions and addresses are relayed. The public extractor also means feelers.
     OutboundFullRelay = 2,
+    /// Only blocks are relayed.
     BlockRelayOnly = 3,
+    /// Short: is there a node at that address? The public extractor never sends it.
     Feeler = 4,
+    /// Asked for by the node's operator. Not in the public schema.
     Manual = 5,
+    /// Short: asks for addresses. Not in the public schema.
     AddrFetch = 6,
+    /// Short: announces a transaction of the node's own. Not in the public schema.
     PrivateBroadcast = 7,
 }
 impl ConnType {

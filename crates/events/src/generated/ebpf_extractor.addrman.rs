@@ -10,10 +10,10 @@ pub mod addrman_event {
     #[derive(serde::Serialize)]
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Event {
-        /// TODO
+        /// An address was to be added to the new table.
         #[prost(message, tag = "1")]
         New(super::InsertNew),
-        /// TODO
+        /// An address was moved to the tried table.
         #[prost(message, tag = "2")]
         Tried(super::InsertTried),
     }
@@ -21,47 +21,47 @@ pub mod addrman_event {
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InsertNew {
-    /// TODO
+    /// It was added: the position was free, or its entry gave way.
     #[prost(bool, required, tag = "1")]
     pub inserted: bool,
-    /// TODO
+    /// Bucket of the new table, from 0.
     #[prost(int32, required, tag = "2")]
     pub bucket: i32,
-    /// TODO
+    /// Position in the bucket, from 0.
     #[prost(int32, required, tag = "3")]
     pub bucket_pos: i32,
-    /// TODO
+    /// The address, as Bitcoin Core prints it.
     #[prost(string, required, tag = "4")]
     pub addr: ::prost::alloc::string::String,
-    /// TODO
+    /// AS number of the address; 0 when the node has no ASMap.
     #[prost(uint32, required, tag = "5")]
     pub addr_as: u32,
-    /// TODO
+    /// Who told of the address, as Bitcoin Core prints it.
     #[prost(string, required, tag = "6")]
     pub source: ::prost::alloc::string::String,
-    /// TODO
+    /// AS number of the source; 0 when the node has no ASMap.
     #[prost(uint32, required, tag = "7")]
     pub source_as: u32,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InsertTried {
-    /// TODO
+    /// Bucket of the tried table, from 0.
     #[prost(int32, required, tag = "1")]
     pub bucket: i32,
-    /// TODO
+    /// Position in the bucket, from 0.
     #[prost(int32, required, tag = "2")]
     pub bucket_pos: i32,
-    /// TODO
+    /// The address, as Bitcoin Core prints it.
     #[prost(string, required, tag = "3")]
     pub addr: ::prost::alloc::string::String,
-    /// TODO
+    /// AS number of the address; 0 when the node has no ASMap.
     #[prost(uint32, required, tag = "4")]
     pub addr_as: u32,
-    /// TODO
+    /// Who told of the address, as Bitcoin Core prints it.
     #[prost(string, required, tag = "5")]
     pub source: ::prost::alloc::string::String,
-    /// TODO
+    /// AS number of the source; 0 when the node has no ASMap.
     #[prost(uint32, required, tag = "6")]
     pub source_as: u32,
 }

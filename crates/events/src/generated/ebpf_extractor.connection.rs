@@ -10,19 +10,19 @@ pub mod connection_event {
     #[derive(serde::Serialize)]
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Event {
-        /// TODO
+        /// net:closed_connection
         #[prost(message, tag = "1")]
         Closed(super::ClosedConnection),
-        /// TODO
+        /// net:evicted_inbound_connection: the node closes it to make room for another.
         #[prost(message, tag = "2")]
         InboundEvicted(super::EvictedInboundConnection),
-        /// TODO
+        /// net:inbound_connection
         #[prost(message, tag = "3")]
         Inbound(super::InboundConnection),
-        /// TODO
+        /// net:outbound_connection
         #[prost(message, tag = "4")]
         Outbound(super::OutboundConnection),
-        /// TODO
+        /// net:misbehaving_connection
         #[prost(message, tag = "5")]
         Misbehaving(super::MisbehavingConnection),
     }
@@ -30,70 +30,73 @@ pub mod connection_event {
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Connection {
-    /// TODO
+    /// Bitcoin Core's id of the peer: counts up from 0 at the node's start.
     #[prost(uint64, required, tag = "1")]
     pub peer_id: u64,
-    /// TODO
+    /// Address and port of the peer, as Bitcoin Core prints them.
     #[prost(string, required, tag = "2")]
     pub addr: ::prost::alloc::string::String,
-    /// TODO
+    /// What the connection is for.
     #[prost(
         enumeration = "super::super::bitcoin_primitives::ConnType",
         required,
         tag = "3"
     )]
     pub conn_type: i32,
-    /// Core enum Network as integer (tracepoint value)
+    /// Network of the peer, Bitcoin Core src/netaddress.h `Network`: 0 unroutable, 1 IPv4, 2 IPv6, 3 onion, 4 I2P, 5 CJDNS,
+    /// 6 internal. Connections through the node's onion service come from the Tor daemon and are 3.
     #[prost(uint32, required, tag = "4")]
     pub network: u32,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClosedConnection {
-    /// TODO
+    /// The connection.
     #[prost(message, required, tag = "1")]
     pub conn: Connection,
-    /// unix s
+    /// When it was established, UNIX s.
     #[prost(uint64, required, tag = "2")]
     pub time_established: u64,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EvictedInboundConnection {
-    /// TODO
+    /// The connection.
     #[prost(message, required, tag = "1")]
     pub conn: Connection,
-    /// unix s
+    /// When it was established, UNIX s.
     #[prost(uint64, required, tag = "2")]
     pub time_established: u64,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InboundConnection {
-    /// TODO
+    /// The connection.
     #[prost(message, required, tag = "1")]
     pub conn: Connection,
-    /// Core's own count; the recorded 30.99 includes the new connection (its first inbound says 1), older releases document it as excluding
+    /// Inbound connections as the node counts them. Bitcoin Core 30.99 counts this one too (its first says 1); the
+    /// documentation of older releases says that it does not.
     #[prost(uint64, required, tag = "2")]
     pub existing_connections: u64,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OutboundConnection {
-    /// TODO
+    /// The connection.
     #[prost(message, required, tag = "1")]
     pub conn: Connection,
-    /// Core's own count; the recorded 30.99 includes the new connection (its first inbound says 1), older releases document it as excluding
+    /// Outbound connections as the node counts them. Bitcoin Core 30.99 counts this one too; the documentation of older
+    /// releases says that it does not.
     #[prost(uint64, required, tag = "2")]
     pub existing_connections: u64,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MisbehavingConnection {
-    /// nodeid
+    /// Bitcoin Core's id of the peer.
     #[prost(uint64, required, tag = "1")]
     pub id: u64,
-    /// TODO
+    /// What the peer did, in Bitcoin Core's words. The public extractor cuts it at 128 bytes.
     #[prost(string, required, tag = "2")]
     pub message: ::prost::alloc::string::String,
 }

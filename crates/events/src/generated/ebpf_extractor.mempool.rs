@@ -10,16 +10,16 @@ pub mod mempool_event {
     #[derive(serde::Serialize)]
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Event {
-        /// TODO
+        /// mempool:added
         #[prost(message, tag = "1")]
         Added(super::Added),
-        /// TODO
+        /// mempool:replaced (a `removed` with reason `replaced` comes as well)
         #[prost(message, tag = "2")]
         Replaced(super::Replaced),
-        /// TODO
+        /// mempool:removed
         #[prost(message, tag = "3")]
         Removed(super::Removed),
-        /// TODO
+        /// mempool:rejected
         #[prost(message, tag = "4")]
         Rejected(super::Rejected),
     }
@@ -27,70 +27,70 @@ pub mod mempool_event {
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Added {
-    /// 32 B internal order
+    /// Transaction id, 32 bytes, internal byte order.
     #[prost(bytes = "bytes", required, tag = "1")]
     pub txid: ::prost::bytes::Bytes,
-    /// vB
+    /// Virtual size (BIP 141), vB.
     #[prost(int32, required, tag = "2")]
     pub vsize: i32,
-    /// sat
+    /// Fee, sat.
     #[prost(int64, required, tag = "3")]
     pub fee: i64,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Removed {
-    /// TODO
+    /// Transaction id, 32 bytes, internal byte order.
     #[prost(bytes = "bytes", required, tag = "1")]
     pub txid: ::prost::bytes::Bytes,
-    /// text from Core (expiry, sizelimit, reorg, block, conflict, replaced)
+    /// Why, as Bitcoin Core says: `expiry`, `sizelimit`, `reorg`, `block`, `conflict`, `replaced`.
     #[prost(string, required, tag = "2")]
     pub reason: ::prost::alloc::string::String,
-    /// vB
+    /// Virtual size (BIP 141), vB.
     #[prost(int32, required, tag = "3")]
     pub vsize: i32,
-    /// sat
+    /// Fee, sat.
     #[prost(int64, required, tag = "4")]
     pub fee: i64,
-    /// unix s
+    /// When it entered the mempool, UNIX s.
     #[prost(uint64, required, tag = "5")]
     pub entry_time: u64,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Rejected {
-    /// TODO
+    /// Transaction id, 32 bytes, internal byte order.
     #[prost(bytes = "bytes", required, tag = "1")]
     pub txid: ::prost::bytes::Bytes,
-    /// reject reason text
+    /// Why, as Bitcoin Core says. The public extractor cuts it at about 115 bytes.
     #[prost(string, required, tag = "2")]
     pub reason: ::prost::alloc::string::String,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Replaced {
-    /// TODO
+    /// Transaction id of what was replaced, 32 bytes, internal byte order.
     #[prost(bytes = "bytes", required, tag = "1")]
     pub replaced_txid: ::prost::bytes::Bytes,
-    /// vB
+    /// Its virtual size (BIP 141), vB.
     #[prost(int32, required, tag = "2")]
     pub replaced_vsize: i32,
-    /// sat
+    /// Its fee, sat.
     #[prost(int64, required, tag = "3")]
     pub replaced_fee: i64,
-    /// unix s
+    /// When it entered the mempool, UNIX s.
     #[prost(uint64, required, tag = "4")]
     pub replaced_entry_time: u64,
-    /// 32 B: txid, or package hash
+    /// What replaced it, 32 bytes, internal byte order: a transaction id, or the hash of a package of transactions.
     #[prost(bytes = "bytes", required, tag = "5")]
     pub replacement_id: ::prost::bytes::Bytes,
-    /// vB
+    /// Virtual size of the replacement (BIP 141), vB.
     #[prost(int32, required, tag = "6")]
     pub replacement_vsize: i32,
-    /// sat
+    /// Fee of the replacement, sat.
     #[prost(int64, required, tag = "7")]
     pub replacement_fee: i64,
-    /// true = txid
+    /// `replacement_id` is a transaction id, not a package hash.
     #[prost(bool, required, tag = "8")]
     pub replaced_by_transaction: bool,
 }

@@ -2,33 +2,33 @@
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Metadata {
-    /// Core nodeid
+    /// Bitcoin Core's id of the peer: counts up from 0 at the node's start.
     #[prost(uint64, required, tag = "1")]
     pub peer_id: u64,
-    /// host:port text as printed by Core
+    /// Address and port of the peer, as Bitcoin Core prints them.
     #[prost(string, required, tag = "2")]
     pub addr: ::prost::alloc::string::String,
-    /// see mapping note
+    /// What the connection is for.
     #[prost(
         enumeration = "super::super::bitcoin_primitives::ConnType",
         required,
         tag = "3"
     )]
     pub conn_type: i32,
-    /// P2P command text
+    /// Message type as it was sent: `inv`. At most 12 bytes.
     #[prost(string, required, tag = "4")]
     pub command: ::prost::alloc::string::String,
-    /// true = node received it
+    /// The node received it; otherwise the node sent it.
     #[prost(bool, required, tag = "5")]
     pub inbound: bool,
-    /// payload bytes (tracepoint argument)
+    /// Length of the payload, bytes, without the 24 bytes of header (v1 transport).
     #[prost(uint64, required, tag = "6")]
     pub size: u64,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MessageEvent {
-    /// TODO
+    /// Who, which way, how large.
     #[prost(message, required, tag = "1")]
     pub meta: Metadata,
     /// Why the payload, or a part of it, could not be decoded. With a message in `msg` that is not `unknown`: bytes that
@@ -51,121 +51,122 @@ pub mod message_event {
     #[derive(serde::Serialize)]
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Msg {
-        /// TODO
+        /// ping (BIP 31)
         #[prost(message, tag = "2")]
         Ping(super::Ping),
-        /// TODO
+        /// pong (BIP 31)
         #[prost(message, tag = "3")]
         Pong(super::Pong),
-        /// TODO
+        /// inv: transactions or blocks are announced.
         #[prost(message, tag = "4")]
         Inv(super::Inv),
-        /// TODO
+        /// getdata: transactions or blocks are asked for.
         #[prost(message, tag = "5")]
         Getdata(super::GetData),
-        /// TODO
+        /// tx: a transaction.
         #[prost(message, tag = "6")]
         Tx(super::Tx),
-        /// TODO
+        /// headers: block headers, asked for or announced (BIP 130).
         #[prost(message, tag = "7")]
         Headers(super::Headers),
-        /// TODO
+        /// addr: addresses of nodes.
         #[prost(message, tag = "8")]
         Addr(super::Addr),
-        /// TODO
+        /// addrv2: addresses of nodes of any network (BIP 155).
         #[prost(message, tag = "9")]
         Addrv2(super::AddrV2),
-        /// TODO
+        /// feefilter (BIP 133)
         #[prost(message, tag = "10")]
         Feefilter(super::FeeFilter),
-        /// TODO
+        /// getheaders
         #[prost(message, tag = "11")]
         Getheaders(super::GetHeaders),
-        /// TODO
+        /// getblocks
         #[prost(message, tag = "12")]
         Getblocks(super::GetBlocks),
-        /// TODO
+        /// version: begins a handshake.
         #[prost(message, tag = "13")]
         Version(super::Version),
-        /// TODO
+        /// notfound: answers a getdata that cannot be served.
         #[prost(message, tag = "14")]
         Notfound(super::NotFound),
-        /// TODO
+        /// reject (BIP 61). Bitcoin Core has not sent it since 0.20.
         #[prost(message, tag = "39")]
         Reject(super::Reject),
-        /// TODO
+        /// cmpctblock: a block in compact form (BIP 152).
         #[prost(message, tag = "16")]
         Compactblock(super::CompactBlock),
-        /// TODO
+        /// sendcmpct: compact blocks are wanted (BIP 152).
         #[prost(message, tag = "17")]
         Sendcompact(super::SendCompact),
-        /// TODO
+        /// block: a whole block.
         #[prost(message, tag = "18")]
         Block(super::Block),
-        /// TODO
+        /// getblocktxn: asks for transactions missing in a compact block (BIP 152).
         #[prost(message, tag = "19")]
         Getblocktxn(super::GetBlockTxn),
-        /// TODO
+        /// blocktxn: answers getblocktxn (BIP 152).
         #[prost(message, tag = "20")]
         Blocktxn(super::BlockTxn),
-        /// TODO
+        /// alert: Bitcoin Core dropped it in 0.13.
         #[prost(message, tag = "21")]
         Alert(super::Alert),
-        /// TODO
+        /// filteradd (BIP 37)
         #[prost(message, tag = "22")]
         Filteradd(super::FilterAdd),
-        /// TODO
+        /// filterload (BIP 37)
         #[prost(message, tag = "23")]
         Filterload(super::FilterLoad),
-        /// TODO
+        /// getcfcheckpt (BIP 157)
         #[prost(message, tag = "24")]
         Getcfcheckpt(super::GetCfCheckpt),
-        /// TODO
+        /// cfheaders (BIP 157)
         #[prost(message, tag = "25")]
         Cfheaders(super::CfHeaders),
-        /// TODO
+        /// cfilter (BIP 157)
         #[prost(message, tag = "26")]
         Cfilter(super::CFilter),
-        /// TODO
+        /// cfcheckpt (BIP 157)
         #[prost(message, tag = "27")]
         Cfcheckpt(super::CfCheckpt),
-        /// TODO
+        /// getcfheaders (BIP 157)
         #[prost(message, tag = "28")]
         Getcfheaders(super::GetCfHeaders),
-        /// TODO
+        /// getcfilters (BIP 157)
         #[prost(message, tag = "29")]
         Getcfilter(super::GetCFilter),
-        /// TODO
+        /// merkleblock (BIP 37)
         #[prost(message, tag = "30")]
         Merkleblock(super::MerkleBlock),
-        /// TODO
+        /// A type that is not known here; with `decode_error` also a known one that cannot be decoded. The public extractor
+        /// does not send the latter at all.
         #[prost(message, tag = "31")]
         Unknown(super::Unknown),
-        /// TODO
+        /// verack: ends a handshake.
         #[prost(bool, tag = "32")]
         Verack(bool),
-        /// TODO
+        /// sendheaders: blocks are to be announced with headers (BIP 130).
         #[prost(bool, tag = "33")]
         Sendheaders(bool),
-        /// TODO
+        /// getaddr: asks for addresses.
         #[prost(bool, tag = "34")]
         Getaddr(bool),
-        /// TODO
+        /// mempool: asks for the mempool's inventory (BIP 35).
         #[prost(bool, tag = "35")]
         Mempool(bool),
-        /// TODO
+        /// wtxidrelay (BIP 339)
         #[prost(bool, tag = "36")]
         Wtxidrelay(bool),
-        /// TODO
+        /// sendaddrv2 (BIP 155)
         #[prost(bool, tag = "37")]
         Sendaddrv2(bool),
-        /// TODO
+        /// filterclear (BIP 37)
         #[prost(bool, tag = "38")]
         Filterclear(bool),
-        /// TODO
+        /// addrv2 without an address.
         #[prost(bool, tag = "40")]
         Emptyaddrv2(bool),
-        /// TODO
+        /// ping without a nonce, as before BIP 31.
         #[prost(bool, tag = "41")]
         Oldping(bool),
     }
@@ -173,44 +174,44 @@ pub mod message_event {
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Ping {
-    /// nonce
+    /// Nonce, which the pong repeats.
     #[prost(fixed64, required, tag = "1")]
     pub value: u64,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Pong {
-    /// nonce
+    /// Nonce of the ping that it answers.
     #[prost(fixed64, required, tag = "1")]
     pub value: u64,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Inv {
-    /// TODO
+    /// What is announced, at most 50,000 entries.
     #[prost(message, repeated, tag = "1")]
     pub items: ::prost::alloc::vec::Vec<super::super::bitcoin_primitives::InventoryItem>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NotFound {
-    /// TODO
+    /// What was asked for and cannot be served.
     #[prost(message, repeated, tag = "1")]
     pub items: ::prost::alloc::vec::Vec<super::super::bitcoin_primitives::InventoryItem>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CompactBlock {
-    /// TODO
+    /// Header of the block.
     #[prost(message, required, tag = "1")]
     pub header: super::super::bitcoin_primitives::BlockHeader,
-    /// siphash nonce
+    /// Nonce that the short ids are computed with.
     #[prost(uint64, required, tag = "2")]
     pub nonce: u64,
-    /// 6-byte ids
+    /// Short ids of the other transactions, 6 bytes each, as they were sent.
     #[prost(bytes = "bytes", repeated, tag = "3")]
     pub short_ids: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
-    /// TODO
+    /// Transactions that come whole: at least the coinbase.
     #[prost(message, repeated, tag = "4")]
     pub transactions: ::prost::alloc::vec::Vec<
         super::super::bitcoin_primitives::PrefilledTransaction,
@@ -219,41 +220,41 @@ pub struct CompactBlock {
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Tx {
-    /// TODO
+    /// The transaction, with its raw bytes.
     #[prost(message, required, tag = "1")]
     pub tx: super::super::bitcoin_primitives::Transaction,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetData {
-    /// TODO
+    /// What is asked for, at most 50,000 entries.
     #[prost(message, repeated, tag = "1")]
     pub items: ::prost::alloc::vec::Vec<super::super::bitcoin_primitives::InventoryItem>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Headers {
-    /// TODO
+    /// Headers in the order of the chain, at most 2,000.
     #[prost(message, repeated, tag = "1")]
     pub headers: ::prost::alloc::vec::Vec<super::super::bitcoin_primitives::BlockHeader>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetBlockTxn {
-    /// 32 B internal order
+    /// Hash of the block, 32 bytes, internal byte order.
     #[prost(bytes = "bytes", required, tag = "1")]
     pub block_hash: ::prost::bytes::Bytes,
-    /// absolute indexes (not differential)
+    /// Indexes in the block, from 0. Absolute, where the message has differences.
     #[prost(uint64, repeated, packed = "false", tag = "2")]
     pub tx_indexes: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BlockTxn {
-    /// TODO
+    /// Hash of the block, 32 bytes, internal byte order.
     #[prost(bytes = "bytes", required, tag = "1")]
     pub block_hash: ::prost::bytes::Bytes,
-    /// TODO
+    /// The transactions asked for, in the order of the block.
     #[prost(message, repeated, tag = "2")]
     pub transactions: ::prost::alloc::vec::Vec<
         super::super::bitcoin_primitives::Transaction,
@@ -262,42 +263,43 @@ pub struct BlockTxn {
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Alert {
-    /// TODO
+    /// The signed alert, without the signature that follows it.
     #[prost(bytes = "bytes", required, tag = "1")]
     pub alert: ::prost::bytes::Bytes,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Addr {
-    /// TODO
+    /// Addresses in the message's order, at most 1,000.
     #[prost(message, repeated, tag = "1")]
     pub addresses: ::prost::alloc::vec::Vec<super::super::bitcoin_primitives::Address>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AddrV2 {
-    /// TODO
+    /// Addresses in the message's order, at most 1,000.
     #[prost(message, repeated, tag = "1")]
     pub addresses: ::prost::alloc::vec::Vec<super::super::bitcoin_primitives::Address>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Reject {
-    /// TODO
+    /// Type of the message that was rejected.
     #[prost(string, required, tag = "1")]
     pub rejected_command: ::prost::alloc::string::String,
-    /// TODO
+    /// Why, as a code.
     #[prost(enumeration = "reject::RejectReason", required, tag = "2")]
     pub reason: i32,
-    /// TODO
+    /// Why, in words.
     #[prost(string, required, tag = "3")]
     pub reason_details: ::prost::alloc::string::String,
-    /// TODO
+    /// Transaction id or block hash of what was rejected, 32 bytes, internal byte order.
     #[prost(bytes = "bytes", required, tag = "4")]
     pub hash: ::prost::bytes::Bytes,
 }
 /// Nested message and enum types in `Reject`.
 pub mod reject {
+    /// Codes of BIP 61; the values here are the public schema's, not those on the network.
     #[derive(serde::Serialize)]
     #[derive(
         Clone,
@@ -312,13 +314,21 @@ pub mod reject {
     )]
     #[repr(i32)]
     pub enum RejectReason {
+        /// 0x01
         Malformed = 0,
+        /// 0x10
         Invalid = 1,
+        /// 0x11
         Obsolete = 2,
+        /// 0x12
         Duplicate = 3,
+        /// 0x40
         Nonstandard = 4,
+        /// 0x41
         Dust = 5,
+        /// 0x42
         Fee = 6,
+        /// 0x43
         Checkpoint = 7,
     }
     impl RejectReason {
@@ -357,84 +367,84 @@ pub mod reject {
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SendCompact {
-    /// TODO
+    /// High-bandwidth mode: blocks are to be announced with cmpctblock, unasked.
     #[prost(bool, required, tag = "1")]
     pub send_compact: bool,
-    /// 1 or 2
+    /// 1, or 2 for short ids over witness transaction ids. Bitcoin Core speaks 2 only.
     #[prost(uint64, required, tag = "2")]
     pub version: u64,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FeeFilter {
-    /// sat/kvB
+    /// Transactions that pay less are not to be announced, sat/kvB.
     #[prost(sint64, required, tag = "1")]
     pub fee: i64,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetHeaders {
-    /// TODO
+    /// Protocol version of the sender.
     #[prost(uint32, required, tag = "1")]
     pub version: u32,
-    /// TODO
+    /// Hashes of blocks that the sender has, from its tip back with growing gaps, 32 bytes each, internal byte order.
     #[prost(bytes = "bytes", repeated, tag = "2")]
     pub locator_hashes: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
-    /// TODO
+    /// Last header wanted, 32 bytes, internal byte order; all zero for as many as fit.
     #[prost(bytes = "bytes", required, tag = "3")]
     pub stop_hash: ::prost::bytes::Bytes,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetBlocks {
-    /// TODO
+    /// Protocol version of the sender.
     #[prost(uint32, required, tag = "1")]
     pub version: u32,
-    /// TODO
+    /// Hashes of blocks that the sender has, from its tip back with growing gaps, 32 bytes each, internal byte order.
     #[prost(bytes = "bytes", repeated, tag = "2")]
     pub locator_hashes: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
-    /// TODO
+    /// Last block wanted, 32 bytes, internal byte order; all zero for as many as fit.
     #[prost(bytes = "bytes", required, tag = "3")]
     pub stop_hash: ::prost::bytes::Bytes,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Version {
-    /// TODO
+    /// Protocol version: 70016.
     #[prost(uint32, required, tag = "1")]
     pub version: u32,
-    /// bit field
+    /// Services offered: bit field, Bitcoin Core src/protocol.h `ServiceFlags`.
     #[prost(uint64, required, tag = "2")]
     pub services: u64,
-    /// unix s, peer clock
+    /// The sender's clock, UNIX s.
     #[prost(sint64, required, tag = "3")]
     pub timestamp: i64,
-    /// TODO
+    /// Where the sender thinks that the receiver is.
     #[prost(message, required, tag = "4")]
     pub receiver: super::super::bitcoin_primitives::Address,
-    /// TODO
+    /// Where the sender says that it is. Bitcoin Core sends zeros.
     #[prost(message, required, tag = "5")]
     pub sender: super::super::bitcoin_primitives::Address,
-    /// TODO
+    /// Random, to find connections to oneself.
     #[prost(uint64, required, tag = "6")]
     pub nonce: u64,
-    /// TODO
+    /// User agent (BIP 14): `/Satoshi:30.0.0/`.
     #[prost(string, required, tag = "7")]
     pub user_agent: ::prost::alloc::string::String,
-    /// TODO
+    /// Height of the sender's chain, blocks.
     #[prost(sint32, required, tag = "8")]
     pub start_height: i32,
-    /// TODO
+    /// Transactions are to be announced from the start (BIP 37).
     #[prost(bool, required, tag = "9")]
     pub relay: bool,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Block {
-    /// TODO
+    /// Header of the block.
     #[prost(message, required, tag = "1")]
     pub header: super::super::bitcoin_primitives::BlockHeader,
-    /// TODO
+    /// All transactions, with their raw bytes; none in low-data archives.
     #[prost(message, repeated, tag = "2")]
     pub transactions: ::prost::alloc::vec::Vec<
         super::super::bitcoin_primitives::Transaction,
@@ -443,28 +453,29 @@ pub struct Block {
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FilterAdd {
-    /// TODO
+    /// Data to add to the filter, at most 520 bytes.
     #[prost(bytes = "bytes", required, tag = "1")]
     pub filter: ::prost::bytes::Bytes,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FilterLoad {
-    /// TODO
+    /// The filter's bits, at most 36,000 bytes.
     #[prost(bytes = "bytes", required, tag = "1")]
     pub filter: ::prost::bytes::Bytes,
-    /// TODO
+    /// Number of hash functions, at most 50.
     #[prost(uint32, required, tag = "2")]
     pub hash_funcs: u32,
-    /// TODO
+    /// Seed of the hash functions.
     #[prost(uint32, required, tag = "3")]
     pub tweak: u32,
-    /// TODO
+    /// What matches are added.
     #[prost(enumeration = "filter_load::BloomFlags", required, tag = "4")]
     pub flags: i32,
 }
 /// Nested message and enum types in `FilterLoad`.
 pub mod filter_load {
+    /// What matches are added to the filter (BIP 37 `nFlags`).
     #[derive(serde::Serialize)]
     #[derive(
         Clone,
@@ -479,8 +490,11 @@ pub mod filter_load {
     )]
     #[repr(i32)]
     pub enum BloomFlags {
+        /// The filter stays as it is.
         None = 0,
+        /// The outpoint, whenever an output matches.
         All = 1,
+        /// The outpoint, when the output pays to a public key or bare multisig.
         PubkeyOnly = 2,
     }
     impl BloomFlags {
@@ -509,104 +523,104 @@ pub mod filter_load {
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetCfCheckpt {
-    /// TODO
+    /// Filter type of BIP 158: 0 basic.
     #[prost(uint32, required, tag = "1")]
     pub filter_type: u32,
-    /// TODO
+    /// Hash of the last block, 32 bytes, internal byte order.
     #[prost(bytes = "bytes", required, tag = "2")]
     pub stop_hash: ::prost::bytes::Bytes,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CfCheckpt {
-    /// TODO
+    /// Filter type of BIP 158: 0 basic.
     #[prost(uint32, required, tag = "1")]
     pub filter_type: u32,
-    /// TODO
+    /// Hash of the last block, 32 bytes, internal byte order.
     #[prost(bytes = "bytes", required, tag = "2")]
     pub stop_hash: ::prost::bytes::Bytes,
-    /// TODO
+    /// Filter headers at every 1,000th block, 32 bytes each, internal byte order.
     #[prost(bytes = "bytes", repeated, tag = "3")]
     pub filter_headers: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetCfHeaders {
-    /// TODO
+    /// Filter type of BIP 158: 0 basic.
     #[prost(uint32, required, tag = "1")]
     pub filter_type: u32,
-    /// TODO
+    /// Height of the first block, blocks.
     #[prost(uint32, required, tag = "2")]
     pub start_height: u32,
-    /// TODO
+    /// Hash of the last block, 32 bytes, internal byte order.
     #[prost(bytes = "bytes", required, tag = "3")]
     pub stop_hash: ::prost::bytes::Bytes,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CfHeaders {
-    /// TODO
+    /// Filter type of BIP 158: 0 basic.
     #[prost(uint32, required, tag = "1")]
     pub filter_type: u32,
-    /// TODO
+    /// Hash of the last block, 32 bytes, internal byte order.
     #[prost(bytes = "bytes", required, tag = "2")]
     pub stop_hash: ::prost::bytes::Bytes,
-    /// TODO
+    /// Filter header before the first, 32 bytes, internal byte order.
     #[prost(bytes = "bytes", required, tag = "3")]
     pub previous_filter_header: ::prost::bytes::Bytes,
-    /// TODO
+    /// Hashes of the filters, 32 bytes each, internal byte order.
     #[prost(bytes = "bytes", repeated, tag = "4")]
     pub filter_hashes: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetCFilter {
-    /// TODO
+    /// Filter type of BIP 158: 0 basic.
     #[prost(uint32, required, tag = "1")]
     pub filter_type: u32,
-    /// TODO
+    /// Height of the first block, blocks.
     #[prost(uint32, required, tag = "2")]
     pub start_height: u32,
-    /// TODO
+    /// Hash of the last block, 32 bytes, internal byte order.
     #[prost(bytes = "bytes", required, tag = "3")]
     pub stop_hash: ::prost::bytes::Bytes,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CFilter {
-    /// TODO
+    /// Filter type of BIP 158: 0 basic.
     #[prost(uint32, required, tag = "1")]
     pub filter_type: u32,
-    /// TODO
+    /// Hash of the block, 32 bytes, internal byte order.
     #[prost(bytes = "bytes", required, tag = "2")]
     pub block_hash: ::prost::bytes::Bytes,
-    /// TODO
+    /// The filter, as BIP 158 encodes it.
     #[prost(bytes = "bytes", required, tag = "3")]
     pub filter: ::prost::bytes::Bytes,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MerkleBlock {
-    /// TODO
+    /// Header of the block.
     #[prost(message, required, tag = "1")]
     pub header: super::super::bitcoin_primitives::BlockHeader,
-    /// TODO
+    /// Number of transactions in the block.
     #[prost(uint32, required, tag = "2")]
     pub num_transactions: u32,
-    /// TODO
+    /// Which nodes of the tree are given, depth first; padded with false to full bytes.
     #[prost(bool, repeated, packed = "false", tag = "3")]
     pub bits: ::prost::alloc::vec::Vec<bool>,
-    /// TODO
+    /// The tree's hashes, depth first, 32 bytes each, internal byte order.
     #[prost(bytes = "bytes", repeated, tag = "4")]
     pub hashes: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Unknown {
-    /// TODO
+    /// Message type as it was sent.
     #[prost(string, required, tag = "1")]
     pub command: ::prost::alloc::string::String,
-    /// TODO
+    /// Payload as it was sent, as far as it was captured.
     #[prost(bytes = "bytes", required, tag = "2")]
     pub payload: ::prost::bytes::Bytes,
 }

@@ -10,19 +10,19 @@ pub mod ebpf {
     #[derive(serde::Serialize)]
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum EbpfEvent {
-        /// TODO
+        /// A P2P message was received or sent; on `netmsg`.
         #[prost(message, tag = "1")]
         Message(super::message::MessageEvent),
-        /// TODO
+        /// A P2P connection was opened, closed, evicted, or its peer misbehaved; on `netconn`.
         #[prost(message, tag = "2")]
         Connection(super::connection::ConnectionEvent),
         /// Tracepoints of patched nodes; the public extractor dropped it in 2026. On `observer.addrman`.
         #[prost(message, tag = "3")]
         Addrman(super::addrman::AddrmanEvent),
-        /// TODO
+        /// A transaction entered or left the mempool, or was refused; on `mempool`.
         #[prost(message, tag = "4")]
         Mempool(super::mempool::MempoolEvent),
-        /// TODO
+        /// A block was connected to the chain; on `validation`.
         #[prost(message, tag = "5")]
         Validation(super::validation::ValidationEvent),
     }

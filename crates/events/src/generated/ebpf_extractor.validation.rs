@@ -10,7 +10,7 @@ pub mod validation_event {
     #[derive(serde::Serialize)]
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Event {
-        /// TODO
+        /// validation:block_connected
         #[prost(message, tag = "1")]
         BlockConnected(super::BlockConnected),
     }
@@ -18,22 +18,22 @@ pub mod validation_event {
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BlockConnected {
-    /// 32 B internal order
+    /// Block hash, 32 bytes, internal byte order.
     #[prost(bytes = "bytes", required, tag = "1")]
     pub hash: ::prost::bytes::Bytes,
-    /// TODO
+    /// Height of the block, blocks.
     #[prost(int32, required, tag = "2")]
     pub height: i32,
-    /// TODO
+    /// Number of transactions.
     #[prost(int64, required, tag = "3")]
     pub transactions: i64,
-    /// TODO
+    /// Number of inputs, all transactions together.
     #[prost(int32, required, tag = "4")]
     pub inputs: i32,
-    /// TODO
+    /// Signature operations, as the consensus limit counts them (BIP 141: "sigop cost").
     #[prost(int64, required, tag = "5")]
     pub sigops: i64,
-    /// ns
+    /// Time it took to connect the block, ns.
     #[prost(uint64, required, tag = "6")]
     pub connection_time: u64,
 }

@@ -2,8 +2,8 @@
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Event {
-    /// ms since the UNIX epoch; `origin.time_ns` / 1,000,000 where there is an origin. The public extractors set it when they build
-    /// the event, in user space.
+    /// ms since the UNIX epoch; `origin.time_ns` / 1,000,000 where there is an origin. The public extractors set it when they
+    /// build the event, in user space. Events from before December 2025 have seconds here and microseconds in a field 11.
     #[prost(uint64, required, tag = "10")]
     pub timestamp: u64,
     /// Where the event comes from. Absent in events of the public extractors.
@@ -20,19 +20,19 @@ pub mod event {
     #[derive(serde::Serialize)]
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum PeerObserverEvent {
-        /// TODO
+        /// A tracepoint was hit.
         #[prost(message, tag = "1")]
         EbpfExtractor(super::super::ebpf_extractor::Ebpf),
-        /// TODO
+        /// An RPC method was answered; on `rpc`.
         #[prost(message, tag = "2")]
         RpcExtractor(super::super::rpc_extractor::Rpc),
-        /// TODO
+        /// The node relayed something to our own P2P connection; on `p2p-extractor`.
         #[prost(message, tag = "3")]
         P2pExtractor(super::super::p2p_extractor::P2p),
-        /// TODO
+        /// The node wrote a line to debug.log; on `log-extractor`.
         #[prost(message, tag = "4")]
         LogExtractor(super::super::log_extractor::Log),
-        /// TODO
+        /// The node's IPC interface said something; on `ipc`.
         #[prost(message, tag = "5")]
         IpcExtractor(super::super::ipc_extractor::Ipc),
         /// Something was lost; on `observer.loss`.

@@ -2,10 +2,11 @@
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ArchiveHeader {
-    /// unix s
+    /// When the file was begun, UNIX s.
     #[prost(uint64, required, tag = "1")]
     pub created: u64,
-    /// added Sept 2026
+    /// Transactions are kept without their raw bytes, and blocks as their header only. Absent in files from before
+    /// September 2026, which hold everything.
     #[prost(bool, optional, tag = "2")]
     pub low_data: ::core::option::Option<bool>,
 }

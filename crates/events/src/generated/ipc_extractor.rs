@@ -10,7 +10,7 @@ pub mod ipc {
     #[derive(serde::Serialize)]
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum IpcEvent {
-        /// TODO
+        /// The tip of the node's chain.
         #[prost(message, tag = "1")]
         BlockTip(super::BlockTip),
     }
@@ -18,10 +18,10 @@ pub mod ipc {
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BlockTip {
-    /// TODO
+    /// Height of the block, blocks.
     #[prost(int32, required, tag = "1")]
     pub height: i32,
-    /// 32 B internal order
+    /// Block hash, 32 bytes, internal byte order.
     #[prost(bytes = "bytes", required, tag = "2")]
     pub hash: ::prost::bytes::Bytes,
 }

@@ -34,6 +34,9 @@ pub mod log_extractor {
 }
 pub mod observer {
     include!("observer.rs");
+    pub mod log {
+        include!("observer.log.rs");
+    }
 }
 pub mod p2p_extractor {
     include!("p2p_extractor.rs");

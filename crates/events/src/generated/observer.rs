@@ -38,18 +38,19 @@ pub struct Loss {
     /// Bus subject without prefix, for the stages after.
     #[prost(string, optional, tag = "5")]
     pub subject: ::core::option::Option<::prost::alloc::string::String>,
-    /// First and last lost: sequence numbers of the stream, or hit numbers of the probe. Both are lost, and all between them
-    /// when `count` says so.
+    /// First lost: a sequence number of the stream, or a hit number of the probe.
     #[prost(uint64, optional, tag = "6")]
     pub first: ::core::option::Option<u64>,
+    /// Last lost, counted like `first`. Those between them are lost too when `count` says so.
     #[prost(uint64, optional, tag = "7")]
     pub last: ::core::option::Option<u64>,
     /// Who lost it: an extractor or a tool.
     #[prost(string, required, tag = "8")]
     pub component: ::prost::alloc::string::String,
-    /// ns since the UNIX epoch: the time span in which it happened, as narrow as is known.
+    /// Earliest time at which it can have happened, ns since the UNIX epoch.
     #[prost(uint64, optional, tag = "9")]
     pub from_ns: ::core::option::Option<u64>,
+    /// Latest time at which it can have happened, ns since the UNIX epoch.
     #[prost(uint64, optional, tag = "10")]
     pub until_ns: ::core::option::Option<u64>,
     /// Session of the stream that has the hole, for `TRANSPORT` and `SUBSCRIBER`.
@@ -131,8 +132,10 @@ pub struct Incident {
     /// Identity of the incident: the same for all its states.
     #[prost(string, required, tag = "2")]
     pub id: ::prost::alloc::string::String,
+    /// Where it stands.
     #[prost(enumeration = "incident::State", required, tag = "3")]
     pub state: i32,
+    /// How bad it is.
     #[prost(enumeration = "incident::Severity", required, tag = "4")]
     pub severity: i32,
     /// Who does it: a peer id, netgroup or AS, as text.
@@ -141,14 +144,16 @@ pub struct Incident {
     /// One sentence for a person: what was seen, against what threshold.
     #[prost(string, required, tag = "6")]
     pub summary: ::prost::alloc::string::String,
-    /// What was measured, and the limit it crossed, in the detector's unit.
+    /// What was measured, in the detector's unit.
     #[prost(double, optional, tag = "7")]
     pub observed: ::core::option::Option<f64>,
+    /// The limit that it crossed, in the detector's unit.
     #[prost(double, optional, tag = "8")]
     pub threshold: ::core::option::Option<f64>,
-    /// ns since the UNIX epoch: the time the detector looked at.
+    /// Start of the time that the detector looked at, ns since the UNIX epoch.
     #[prost(uint64, optional, tag = "9")]
     pub window_from_ns: ::core::option::Option<u64>,
+    /// End of the time that the detector looked at, ns since the UNIX epoch.
     #[prost(uint64, optional, tag = "10")]
     pub window_until_ns: ::core::option::Option<u64>,
     /// Events that show it, as sequence numbers of their streams.
@@ -175,8 +180,11 @@ pub mod incident {
     #[repr(i32)]
     pub enum State {
         Unknown = 0,
+        /// It began.
         Opened = 1,
+        /// It goes on: newer numbers, more evidence.
         Updated = 2,
+        /// It is over.
         Closed = 3,
     }
     impl State {
@@ -218,8 +226,11 @@ pub mod incident {
     #[repr(i32)]
     pub enum Severity {
         Unrated = 0,
+        /// Worth knowing.
         Info = 1,
+        /// Worth looking at.
         Warning = 2,
+        /// Harms the node now.
         Critical = 3,
     }
     impl Severity {
@@ -251,12 +262,16 @@ pub mod incident {
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Evidence {
+    /// Bus subject without prefix.
     #[prost(string, required, tag = "1")]
     pub subject: ::prost::alloc::string::String,
+    /// Session of the stream.
     #[prost(fixed64, required, tag = "2")]
     pub session: u64,
+    /// First event of the run.
     #[prost(uint64, required, tag = "3")]
     pub first_sequence: u64,
+    /// Last event of the run; the same as the first for one event.
     #[prost(uint64, required, tag = "4")]
     pub last_sequence: u64,
 }
@@ -277,13 +292,14 @@ pub mod utxo_cache {
         Flush(super::UtxoCacheFlush),
     }
 }
+/// Bitcoin Core doc/tracing.md, `utxocache:flush`.
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UtxoCacheFlush {
     /// Time it took, us.
     #[prost(int64, required, tag = "1")]
     pub duration_us: i64,
-    /// Core's FlushStateMode as the node has it. Core 22 to 30: 0 none, 1 if needed, 2 periodic, 3 always.
+    /// Bitcoin Core's FlushStateMode as the node has it. Core 22 to 30: 0 none, 1 if needed, 2 periodic, 3 always.
     #[prost(uint32, required, tag = "2")]
     pub mode: u32,
     /// Coins in the cache before the flush.
@@ -319,16 +335,18 @@ pub mod rpc_extra {
         AddrmanPart(super::AddrmanPart),
     }
 }
+/// Bitcoin Core RPC `getchaintips`.
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ChainTips {
+    /// Tips that the node knows, the highest first.
     #[prost(message, repeated, tag = "1")]
     pub tips: ::prost::alloc::vec::Vec<ChainTip>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ChainTip {
-    /// Height of the tip.
+    /// Height of the tip, blocks.
     #[prost(uint32, required, tag = "1")]
     pub height: u32,
     /// Block hash, hex, display order.
@@ -337,29 +355,32 @@ pub struct ChainTip {
     /// Length of the branch from the main chain, blocks; 0 for the main chain.
     #[prost(uint32, required, tag = "3")]
     pub branch_length: u32,
-    /// `active`, `valid-fork`, `valid-headers`, `headers-only`, `invalid`.
+    /// What is known of the branch: `active`, `valid-fork`, `valid-headers`, `headers-only`, `invalid`.
     #[prost(string, required, tag = "4")]
     pub status: ::prost::alloc::string::String,
 }
+/// Bitcoin Core RPC `listbanned`: what the operator banned. Discouraged addresses are not in it.
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Banned {
+    /// Bans that are in force.
     #[prost(message, repeated, tag = "1")]
     pub subnets: ::prost::alloc::vec::Vec<BannedSubnet>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BannedSubnet {
-    /// Address or subnet as Core prints it.
+    /// Address or subnet as Bitcoin Core prints it.
     #[prost(string, required, tag = "1")]
     pub address: ::prost::alloc::string::String,
-    /// UNIX s.
+    /// When the ban was made, UNIX s.
     #[prost(uint64, required, tag = "2")]
     pub ban_created: u64,
-    /// UNIX s.
+    /// When the ban ends, UNIX s.
     #[prost(uint64, required, tag = "3")]
     pub banned_until: u64,
 }
+/// A part of `rpc_extractor.Addrman`. All parts of a snapshot together are the answer.
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AddrmanPart {
@@ -387,6 +408,7 @@ pub enum Source {
     P2p = 3,
     Log = 4,
     Ipc = 5,
+    /// Files of a node's `-capturemessages`.
     Capture = 6,
     /// A tool: `loss` of its own queue, `incident` of the detectors.
     Tool = 7,

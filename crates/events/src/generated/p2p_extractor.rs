@@ -10,16 +10,16 @@ pub mod p2p {
     #[derive(serde::Serialize)]
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum P2pEvent {
-        /// TODO
+        /// A pong came back.
         #[prost(message, tag = "1")]
         PingDuration(super::PingDuration),
-        /// TODO
+        /// The node relayed addresses to us (addrv2).
         #[prost(message, tag = "2")]
         AddressAnnouncement(super::AddressAnnouncement),
-        /// TODO
+        /// The node announced transactions or blocks to us (inv).
         #[prost(message, tag = "3")]
         InventoryAnnouncement(super::InventoryAnnouncement),
-        /// sat/kvB
+        /// The node will not relay to us transactions that pay less (BIP 133), sat/kvB.
         #[prost(sint64, tag = "4")]
         FeefilterAnnouncement(i64),
     }
@@ -27,21 +27,21 @@ pub mod p2p {
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PingDuration {
-    /// ns
+    /// From our ping to its pong, ns.
     #[prost(uint64, required, tag = "1")]
     pub duration: u64,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AddressAnnouncement {
-    /// TODO
+    /// Addresses of one message, in its order.
     #[prost(message, repeated, tag = "1")]
     pub addresses: ::prost::alloc::vec::Vec<super::bitcoin_primitives::Address>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InventoryAnnouncement {
-    /// TODO
+    /// Entries of one message, in its order.
     #[prost(message, repeated, tag = "1")]
     pub inventory: ::prost::alloc::vec::Vec<super::bitcoin_primitives::InventoryItem>,
 }

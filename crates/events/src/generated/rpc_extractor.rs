@@ -10,279 +10,284 @@ pub mod rpc {
     #[derive(serde::Serialize)]
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum RpcEvent {
-        /// TODO
+        /// getpeerinfo
         #[prost(message, tag = "1")]
         PeerInfos(super::PeerInfos),
-        /// TODO
+        /// getmempoolinfo
         #[prost(message, tag = "2")]
         MempoolInfo(super::MempoolInfo),
-        /// s
+        /// uptime: time since the node started, s.
         #[prost(uint32, tag = "3")]
         Uptime(u32),
-        /// TODO
+        /// getnettotals
         #[prost(message, tag = "4")]
         NetTotals(super::NetTotals),
-        /// TODO
+        /// getmemoryinfo
         #[prost(message, tag = "5")]
         MemoryInfo(super::MemoryInfo),
-        /// TODO
+        /// getaddrmaninfo
         #[prost(message, tag = "6")]
         AddrmanInfo(super::AddrManInfo),
-        /// TODO
+        /// getchaintxstats
         #[prost(message, tag = "7")]
         ChainTxStats(super::ChainTxStats),
-        /// TODO
+        /// getnetworkinfo
         #[prost(message, tag = "8")]
         NetworkInfo(super::NetworkInfo),
-        /// TODO
+        /// getblockchaininfo
         #[prost(message, tag = "9")]
         BlockchainInfo(super::BlockchainInfo),
-        /// TODO
+        /// getorphantxs with verbosity 2
         #[prost(message, tag = "10")]
         OrphanTxs(super::OrphanTxs),
-        /// TODO
+        /// getrawaddrman, whole. One that does not fit a message of the bus goes out in parts: `observer.AddrmanPart`.
         #[prost(message, tag = "11")]
         Addrman(super::Addrman),
-        /// TODO
+        /// estimatesmartfee: one target, one mode.
         #[prost(message, tag = "12")]
         EstimateSmartFee(super::EstimateSmartFee),
     }
 }
+/// getpeerinfo
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PeerInfos {
-    /// TODO
+    /// All peers at one time.
     #[prost(message, repeated, tag = "1")]
     pub infos: ::prost::alloc::vec::Vec<PeerInfo>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PeerInfo {
-    /// TODO
+    /// Bitcoin Core's id of the peer: counts up from 0 at the node's start.
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
-    /// TODO
+    /// Address and port of the peer (`addr`).
     #[prost(string, required, tag = "2")]
     pub address: ::prost::alloc::string::String,
-    /// TODO
+    /// The node's end of the connection, address and port (`addrbind`).
     #[prost(string, required, tag = "3")]
     pub address_bind: ::prost::alloc::string::String,
-    /// TODO
+    /// The node's address as the peer sees it (`addrlocal`).
     #[prost(string, required, tag = "4")]
     pub address_local: ::prost::alloc::string::String,
-    /// TODO
+    /// `ipv4`, `ipv6`, `onion`, `i2p`, `cjdns` or `not_publicly_routable`.
     #[prost(string, required, tag = "5")]
     pub network: ::prost::alloc::string::String,
-    /// TODO
+    /// AS number of the address; 0 when the node has no ASMap.
     #[prost(uint32, required, tag = "6")]
     pub mapped_as: u32,
-    /// TODO
+    /// Services that the peer offers: bit field, 16 hex digits.
     #[prost(string, required, tag = "7")]
     pub services: ::prost::alloc::string::String,
-    /// TODO
+    /// The node relays transactions to the peer (`relaytxes`).
     #[prost(bool, required, tag = "8")]
     pub relay_transactions: bool,
-    /// TODO
+    /// When something was last sent, UNIX s; 0 never (`lastsend`).
     #[prost(int64, required, tag = "9")]
     pub last_send: i64,
-    /// TODO
+    /// When something was last received, UNIX s; 0 never (`lastrecv`).
     #[prost(int64, required, tag = "10")]
     pub last_received: i64,
-    /// TODO
+    /// When the last valid transaction came from the peer, UNIX s; 0 never.
     #[prost(int64, required, tag = "11")]
     pub last_transaction: i64,
-    /// TODO
+    /// When the last block came from the peer, UNIX s; 0 never.
     #[prost(int64, required, tag = "12")]
     pub last_block: i64,
-    /// TODO
+    /// Bytes sent.
     #[prost(uint64, required, tag = "13")]
     pub bytes_sent: u64,
-    /// TODO
+    /// Bytes received.
     #[prost(uint64, required, tag = "14")]
     pub bytes_received: u64,
-    /// TODO
+    /// When the connection was made, UNIX s (`conntime`).
     #[prost(int64, required, tag = "15")]
     pub connection_time: i64,
-    /// TODO
+    /// The peer's clock minus the node's, s, from its version message.
     #[prost(int64, required, tag = "16")]
     pub time_offset: i64,
-    /// TODO
+    /// Round trip of the last ping, s (the public comment says ms); 0 when there was none.
     #[prost(double, required, tag = "17")]
     pub ping_time: f64,
-    /// TODO
+    /// Shortest round trip of a ping, s (the public comment says ms); 0 when there was none.
     #[prost(double, required, tag = "18")]
     pub minimum_ping: f64,
-    /// TODO
+    /// Age of a ping that is not answered yet, s (the public comment says ms); 0 when there is none.
     #[prost(double, required, tag = "19")]
     pub ping_wait: f64,
-    /// TODO
+    /// Protocol version of the peer: 70016.
     #[prost(uint32, required, tag = "20")]
     pub version: u32,
-    /// TODO
+    /// User agent of the peer (`subver`). The peer's own words.
     #[prost(string, required, tag = "21")]
     pub subversion: ::prost::alloc::string::String,
-    /// TODO
+    /// The peer connected to the node.
     #[prost(bool, required, tag = "22")]
     pub inbound: bool,
-    /// TODO
+    /// The node wants compact blocks unasked from the peer (BIP 152 high-bandwidth mode).
     #[prost(bool, required, tag = "23")]
     pub bip152_hb_to: bool,
-    /// TODO
+    /// The peer wants compact blocks unasked from the node (BIP 152 high-bandwidth mode).
     #[prost(bool, required, tag = "24")]
     pub bip152_hb_from: bool,
-    /// TODO
+    /// Height that the peer named in its version message, blocks.
     #[prost(int64, required, tag = "25")]
     pub starting_height: i64,
-    /// TODO
+    /// Height of the last header in common, blocks; -1 when not known.
     #[prost(int64, required, tag = "26")]
     pub synced_headers: i64,
-    /// TODO
+    /// Height of the last block in common, blocks; -1 when not known.
     #[prost(int64, required, tag = "27")]
     pub synced_blocks: i64,
-    /// TODO
+    /// Heights of the blocks that the node is fetching from the peer.
     #[prost(uint64, repeated, packed = "false", tag = "28")]
     pub inflight: ::prost::alloc::vec::Vec<u64>,
-    /// TODO
+    /// Addresses are relayed with the peer.
     #[prost(bool, required, tag = "29")]
     pub addr_relay_enabled: bool,
-    /// TODO
+    /// Addresses from the peer that were processed, without those below.
     #[prost(uint64, required, tag = "30")]
     pub addr_processed: u64,
-    /// TODO
+    /// Addresses from the peer that the rate limit dropped.
     #[prost(uint64, required, tag = "31")]
     pub addr_rate_limited: u64,
-    /// TODO
+    /// Permissions granted to the peer: `noban`.
     #[prost(string, repeated, tag = "32")]
     pub permissions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// TODO
+    /// Fee rate that the peer asked for with feefilter, BTC/kvB.
     #[prost(double, required, tag = "33")]
     pub minfeefilter: f64,
-    /// TODO
+    /// Bytes sent by message type; types that the node does not know are `*other*`.
     #[prost(btree_map = "string, uint64", tag = "34")]
     pub bytes_sent_per_message: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
         u64,
     >,
-    /// TODO
+    /// Bytes received by message type; types that the node does not know are `*other*`.
     #[prost(btree_map = "string, uint64", tag = "35")]
     pub bytes_received_per_message: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
         u64,
     >,
-    /// TODO
+    /// What the connection is for: `outbound-full-relay`, `block-relay-only`, `inbound`, `manual`, `addr-fetch`, `feeler`.
     #[prost(string, required, tag = "36")]
     pub connection_type: ::prost::alloc::string::String,
-    /// TODO
+    /// `v1`, `v2` (BIP 324) or `detecting`.
     #[prost(string, required, tag = "37")]
     pub transport_protocol_type: ::prost::alloc::string::String,
-    /// TODO
+    /// Transactions waiting to be announced to the peer; 0 for nodes that do not say.
     #[prost(uint64, required, tag = "38")]
     pub inv_to_send: u64,
-    /// TODO
+    /// CPU time spent on the peer, per mille of the time it is connected; 0 for nodes without the patch that adds it.
     #[prost(double, required, tag = "129")]
     pub cpu_load: f64,
 }
+/// getmempoolinfo
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct MempoolInfo {
-    /// TODO
+    /// The mempool that the last run saved has been loaded.
     #[prost(bool, required, tag = "1")]
     pub loaded: bool,
-    /// TODO
+    /// Number of transactions.
     #[prost(int64, required, tag = "2")]
     pub size: i64,
-    /// TODO
+    /// Sum of the virtual sizes (BIP 141), vB.
     #[prost(int64, required, tag = "3")]
     pub bytes: i64,
-    /// TODO
+    /// Memory in use, bytes.
     #[prost(int64, required, tag = "4")]
     pub usage: i64,
-    /// TODO
+    /// Sum of the fees, without what prioritisetransaction changed, BTC.
     #[prost(double, required, tag = "5")]
     pub total_fee: f64,
-    /// TODO
+    /// Limit of the memory, bytes (`maxmempool`).
     #[prost(int64, required, tag = "6")]
     pub max_mempool: i64,
-    /// TODO
+    /// Lowest fee rate that is accepted, sat/vB (the public comment says BTC/kvB).
     #[prost(double, required, tag = "7")]
     pub mempoolminfee: f64,
-    /// TODO
+    /// Lowest fee rate that is relayed, sat/vB (the public comment says BTC/kvB).
     #[prost(double, required, tag = "8")]
     pub minrelaytxfee: f64,
-    /// TODO
+    /// Step of the fee rate for limiting the mempool and for replacements, sat/vB (the public comment says BTC/kvB).
     #[prost(double, required, tag = "9")]
     pub incrementalrelayfee: f64,
-    /// TODO
+    /// Transactions that no peer has asked for yet.
     #[prost(int64, required, tag = "10")]
     pub unbroadcastcount: i64,
-    /// TODO
+    /// Replacement needs no signal (BIP 125).
     #[prost(bool, required, tag = "11")]
     pub fullrbf: bool,
 }
+/// getnettotals
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NetTotals {
-    /// TODO
+    /// Bytes received since the node's start.
     #[prost(uint64, required, tag = "1")]
     pub total_bytes_received: u64,
-    /// TODO
+    /// Bytes sent since the node's start.
     #[prost(uint64, required, tag = "2")]
     pub total_bytes_sent: u64,
-    /// TODO
+    /// The node's clock, ms since the UNIX epoch.
     #[prost(uint64, required, tag = "3")]
     pub time_millis: u64,
-    /// TODO
+    /// Limit of what is sent (`-maxuploadtarget`).
     #[prost(message, required, tag = "4")]
     pub upload_target: UploadTarget,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UploadTarget {
-    /// TODO
+    /// Length of a cycle, s.
     #[prost(uint64, required, tag = "1")]
     pub timeframe: u64,
-    /// TODO
+    /// Bytes to be sent in a cycle at most; 0 for no limit.
     #[prost(uint64, required, tag = "2")]
     pub target: u64,
-    /// TODO
+    /// The limit is reached.
     #[prost(bool, required, tag = "3")]
     pub target_reached: bool,
-    /// TODO
+    /// Old blocks are still served.
     #[prost(bool, required, tag = "4")]
     pub serve_historical_blocks: bool,
-    /// TODO
+    /// Bytes left in this cycle.
     #[prost(uint64, required, tag = "5")]
     pub bytes_left_in_cycle: u64,
-    /// TODO
+    /// Time left in this cycle, s.
     #[prost(uint64, required, tag = "6")]
     pub time_left_in_cycle: u64,
 }
+/// getmemoryinfo: the memory that is kept from being swapped out (for keys), not that of the process.
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MemoryInfo {
-    /// TODO
+    /// In use, bytes.
     #[prost(uint64, required, tag = "1")]
     pub used: u64,
-    /// TODO
+    /// Free, bytes.
     #[prost(uint64, required, tag = "2")]
     pub free: u64,
-    /// TODO
+    /// Managed, bytes.
     #[prost(uint64, required, tag = "3")]
     pub total: u64,
-    /// TODO
+    /// Of these locked into memory, bytes.
     #[prost(uint64, required, tag = "4")]
     pub locked: u64,
-    /// TODO
+    /// Chunks in use.
     #[prost(uint64, required, tag = "5")]
     pub chunks_used: u64,
-    /// TODO
+    /// Chunks that are free.
     #[prost(uint64, required, tag = "6")]
     pub chunks_free: u64,
 }
+/// getaddrmaninfo
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AddrManInfo {
-    /// TODO
+    /// By network: `ipv4`, `ipv6`, `onion`, `i2p`, `cjdns`, and `all_networks` for their sum.
     #[prost(btree_map = "string, message", tag = "1")]
     pub networks: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
@@ -292,276 +297,283 @@ pub struct AddrManInfo {
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AddrManInfoNetwork {
-    /// TODO
+    /// Addresses in the new table.
     #[prost(uint64, required, tag = "1")]
     pub new: u64,
-    /// TODO
+    /// Addresses in the tried table.
     #[prost(uint64, required, tag = "2")]
     pub tried: u64,
-    /// TODO
+    /// Addresses in both.
     #[prost(uint64, required, tag = "3")]
     pub total: u64,
 }
+/// getchaintxstats: over the window that the node chooses, about a month.
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ChainTxStats {
-    /// unix s
+    /// Time of the last block of the window, UNIX s.
     #[prost(uint32, required, tag = "1")]
     pub time: u32,
-    /// TODO
+    /// Transactions in the chain up to that block.
     #[prost(uint32, required, tag = "2")]
     pub tx_count: u32,
-    /// hex, display order
+    /// Hash of the last block of the window, hex, display order.
     #[prost(string, required, tag = "3")]
     pub window_final_block_hash: ::prost::alloc::string::String,
-    /// TODO
+    /// Height of the last block of the window, blocks.
     #[prost(uint32, required, tag = "4")]
     pub window_final_block_height: u32,
-    /// TODO
+    /// Length of the window, blocks.
     #[prost(uint32, required, tag = "5")]
     pub window_block_count: u32,
-    /// TODO
+    /// Transactions in the window.
     #[prost(uint32, optional, tag = "6")]
     pub window_tx_count: ::core::option::Option<u32>,
-    /// s
+    /// Length of the window, s.
     #[prost(uint32, optional, tag = "7")]
     pub window_interval: ::core::option::Option<u32>,
-    /// tx/s
+    /// Transactions per second in the window.
     #[prost(double, optional, tag = "8")]
     pub tx_rate: ::core::option::Option<f64>,
 }
+/// getnetworkinfo
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NetworkInfo {
-    /// TODO
+    /// Version of the node as a number: 300000 for 30.0.
     #[prost(int32, required, tag = "1")]
     pub version: i32,
-    /// TODO
+    /// User agent of the node: `/Satoshi:30.0.0/`.
     #[prost(string, required, tag = "2")]
     pub subversion: ::prost::alloc::string::String,
-    /// TODO
+    /// Protocol version of the node: 70016.
     #[prost(int32, required, tag = "3")]
     pub protocol_version: i32,
-    /// hex text
+    /// Services that the node offers: bit field, 16 hex digits.
     #[prost(string, required, tag = "4")]
     pub local_services: ::prost::alloc::string::String,
-    /// TODO
+    /// The same as names: `NETWORK`.
     #[prost(string, repeated, tag = "5")]
     pub local_services_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// TODO
+    /// The node asks its peers for transactions.
     #[prost(bool, required, tag = "6")]
     pub local_relay: bool,
-    /// s
+    /// What the node's clock is off from its peers', s.
     #[prost(int32, required, tag = "7")]
     pub time_offset: i32,
-    /// TODO
+    /// Connections.
     #[prost(uint32, required, tag = "8")]
     pub connections: u32,
-    /// TODO
+    /// Inbound connections.
     #[prost(uint32, required, tag = "9")]
     pub connections_in: u32,
-    /// TODO
+    /// Outbound connections.
     #[prost(uint32, required, tag = "10")]
     pub connections_out: u32,
-    /// TODO
+    /// P2P networking is on.
     #[prost(bool, required, tag = "11")]
     pub network_active: bool,
-    /// TODO
+    /// What is set for each network.
     #[prost(message, repeated, tag = "12")]
     pub networks: ::prost::alloc::vec::Vec<NetworkInfoNetwork>,
-    /// see fee remark
+    /// Lowest fee rate that is relayed, sat/vB (the public comment says BTC/kvB).
     #[prost(double, required, tag = "13")]
     pub relay_fee: f64,
-    /// see fee remark
+    /// Step of the fee rate for limiting the mempool and for replacements, sat/vB (the public comment says BTC/kvB).
     #[prost(double, required, tag = "14")]
     pub incremental_fee: f64,
-    /// TODO
+    /// Addresses that the node thinks it can be reached at.
     #[prost(message, repeated, tag = "15")]
     pub local_addresses: ::prost::alloc::vec::Vec<NetworkInfoLocalAddress>,
-    /// TODO
+    /// Warnings of the node.
     #[prost(string, repeated, tag = "16")]
     pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NetworkInfoNetwork {
-    /// TODO
+    /// `ipv4`, `ipv6`, `onion`, `i2p` or `cjdns`.
     #[prost(string, required, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// TODO
+    /// Switched off with `-onlynet`.
     #[prost(bool, required, tag = "2")]
     pub limited: bool,
-    /// TODO
+    /// The node can reach it.
     #[prost(bool, required, tag = "3")]
     pub reachable: bool,
-    /// TODO
+    /// Proxy for it, host and port; empty for none.
     #[prost(string, required, tag = "4")]
     pub proxy: ::prost::alloc::string::String,
-    /// TODO
+    /// Each connection has credentials of its own at the proxy.
     #[prost(bool, required, tag = "5")]
     pub proxy_randomize_credentials: bool,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NetworkInfoLocalAddress {
-    /// TODO
+    /// The address, without port.
     #[prost(string, required, tag = "1")]
     pub address: ::prost::alloc::string::String,
-    /// TODO
+    /// Port.
     #[prost(uint32, required, tag = "2")]
     pub port: u32,
-    /// TODO
+    /// How sure the node is: how it learned of the address, and how many peers named it.
     #[prost(uint32, required, tag = "3")]
     pub score: u32,
 }
+/// getblockchaininfo
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BlockchainInfo {
-    /// TODO
+    /// `main`, `test`, `testnet4`, `signet` or `regtest`.
     #[prost(string, required, tag = "1")]
     pub chain: ::prost::alloc::string::String,
-    /// TODO
+    /// Height of the chain that is validated, blocks.
     #[prost(uint32, required, tag = "2")]
     pub blocks: u32,
-    /// TODO
+    /// Height of the headers that are validated, blocks.
     #[prost(uint32, required, tag = "3")]
     pub headers: u32,
-    /// hex, display order
+    /// Hash of the tip, hex, display order.
     #[prost(string, required, tag = "4")]
     pub bestblockhash: ::prost::alloc::string::String,
-    /// TODO
+    /// Difficulty at the tip: a multiple of the lowest on the main network.
     #[prost(double, required, tag = "5")]
     pub difficulty: f64,
-    /// unix s
+    /// Time of the tip, UNIX s.
     #[prost(uint32, required, tag = "6")]
     pub time: u32,
-    /// unix s
+    /// Median time of the last 11 blocks (BIP 113), UNIX s.
     #[prost(uint32, required, tag = "7")]
     pub mediantime: u32,
-    /// 0..1
+    /// Share of the chain that is verified, as the node guesses, 0 to 1.
     #[prost(double, required, tag = "8")]
     pub verificationprogress: f64,
-    /// TODO
+    /// The node thinks that it is catching up.
     #[prost(bool, required, tag = "9")]
     pub initialblockdownload: bool,
-    /// hex
+    /// Work in the chain, hashes: 64 hex digits.
     #[prost(string, required, tag = "10")]
     pub chainwork: ::prost::alloc::string::String,
-    /// bytes
+    /// Block and undo files, bytes.
     #[prost(uint64, required, tag = "11")]
     pub size_on_disk: u64,
-    /// TODO
+    /// Block files are pruned.
     #[prost(bool, required, tag = "12")]
     pub pruned: bool,
-    /// TODO
+    /// Lowest height that is kept, blocks; 0 when not pruned (`pruneheight`).
     #[prost(uint32, required, tag = "13")]
     pub prune_height: u32,
-    /// bytes
+    /// Size that block files are pruned to, bytes; 0 when not pruned.
     #[prost(uint64, required, tag = "14")]
     pub prune_target_size: u64,
-    /// TODO
+    /// Warnings of the node.
     #[prost(string, repeated, tag = "15")]
     pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+/// getorphantxs with verbosity 2
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct OrphanTxs {
-    /// TODO
+    /// Transactions whose parents the node does not know.
     #[prost(message, repeated, tag = "1")]
     pub orphans: ::prost::alloc::vec::Vec<OrphanTx>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OrphanTx {
-    /// hex, display order
+    /// Transaction id, hex, display order.
     #[prost(string, required, tag = "1")]
     pub txid: ::prost::alloc::string::String,
-    /// hex, display order
+    /// Witness transaction id (BIP 141), hex, display order.
     #[prost(string, required, tag = "2")]
     pub wtxid: ::prost::alloc::string::String,
-    /// TODO
+    /// Size with the witness, bytes.
     #[prost(uint64, required, tag = "3")]
     pub bytes: u64,
-    /// vB
+    /// Virtual size (BIP 141), vB.
     #[prost(uint64, required, tag = "4")]
     pub vsize: u64,
-    /// WU
+    /// Weight (BIP 141), WU.
     #[prost(uint64, required, tag = "5")]
     pub weight: u64,
-    /// peer ids
+    /// Bitcoin Core's ids of the peers that announced it.
     #[prost(uint64, repeated, packed = "false", tag = "6")]
     pub from: ::prost::alloc::vec::Vec<u64>,
-    /// TODO
+    /// The transaction, with its raw bytes.
     #[prost(message, required, tag = "7")]
     pub transaction: super::bitcoin_primitives::Transaction,
 }
+/// getrawaddrman: the whole address manager.
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Addrman {
-    /// key = bucket
+    /// New table, by bucket, from 0.
     #[prost(btree_map = "uint32, message", tag = "1")]
     pub new: ::prost::alloc::collections::BTreeMap<u32, AddrmanBucket>,
-    /// key = bucket
+    /// Tried table, by bucket, from 0.
     #[prost(btree_map = "uint32, message", tag = "2")]
     pub tried: ::prost::alloc::collections::BTreeMap<u32, AddrmanBucket>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AddrmanBucket {
-    /// key = position
+    /// By position in the bucket, from 0.
     #[prost(btree_map = "uint32, message", tag = "1")]
     pub entries: ::prost::alloc::collections::BTreeMap<u32, AddrmanEntry>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AddrmanEntry {
-    /// TODO
+    /// The address, without port.
     #[prost(string, required, tag = "1")]
     pub address: ::prost::alloc::string::String,
-    /// TODO
+    /// Port.
     #[prost(uint32, required, tag = "2")]
     pub port: u32,
-    /// TODO
+    /// Network of the address: `ipv4`, `ipv6`, `onion`, `i2p`, `cjdns`.
     #[prost(string, required, tag = "3")]
     pub network: ::prost::alloc::string::String,
-    /// TODO
+    /// Services that the address is said to offer: bit field.
     #[prost(uint64, required, tag = "4")]
     pub services: u64,
-    /// unix s
+    /// When the address was last seen, as far as the node knows, UNIX s.
     #[prost(int64, required, tag = "5")]
     pub time: i64,
-    /// TODO
+    /// Address of who told of it, without port.
     #[prost(string, required, tag = "6")]
     pub source: ::prost::alloc::string::String,
-    /// TODO
+    /// Network of the source.
     #[prost(string, required, tag = "7")]
     pub source_network: ::prost::alloc::string::String,
-    /// TODO
+    /// AS number of the address; absent when the node has no ASMap.
     #[prost(uint32, optional, tag = "8")]
     pub mapped_as: ::core::option::Option<u32>,
-    /// TODO
+    /// AS number of the source; absent when the node has no ASMap.
     #[prost(uint32, optional, tag = "9")]
     pub source_mapped_as: ::core::option::Option<u32>,
 }
+/// estimatesmartfee
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EstimateSmartFee {
-    /// sat/vB, absent when the estimate failed
+    /// Fee rate, sat/vB; absent when the estimate failed.
     #[prost(double, optional, tag = "1")]
     pub fee_rate: ::core::option::Option<f64>,
-    /// target that the node answered for
+    /// Target that the node answered for, blocks.
     #[prost(uint32, required, tag = "2")]
     pub blocks: u32,
-    /// target that was asked for
+    /// Target that was asked for, blocks.
     #[prost(uint32, required, tag = "3")]
     pub requested_blocks: u32,
-    /// TODO
+    /// Mode that was asked for.
     #[prost(enumeration = "FeeEstimateMode", required, tag = "4")]
     pub mode: i32,
-    /// TODO
+    /// Why the estimate failed.
     #[prost(string, repeated, tag = "5")]
     pub errors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+/// How an estimate trades cost for certainty.
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
