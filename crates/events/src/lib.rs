@@ -11,8 +11,8 @@
 //! | [`subject`] | where on the bus which event travels |
 //! | [`sequence`] | numbering streams, and finding what is missing in one |
 
-pub mod peek;
 pub mod decode;
+pub mod peek;
 pub mod proto;
 pub mod sequence;
 pub mod subject;

@@ -1,0 +1,123 @@
+//! Addresses of nodes, in the form that came first and in that of BIP 155, and how the schema writes them.
+//!
+//! Tor and I2P addresses are the base32 of what is on the wire and a suffix; for Tor v3 that is the public key alone, so it
+//! is not the name a browser would take. Existing readers of the schema know them in this form.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::reader::{Malformed, Reader};
+use crate::proto::bitcoin_primitives::address::Address as Host;
+use crate::proto::bitcoin_primitives::{Address, UnknownAddress};
+use crate::proto::ebpf_extractor::message::{Addr, AddrV2};
+
+/// Longest address that Core reads (BIP 155; `MAX_ADDRV2_SIZE`, netaddress.h), bytes.
+const ADDRESS: u64 = 512;
+/// Tor v2 addresses inside IPv6 begin with this (`TORV2_IN_IPV6_PREFIX`, netaddress.h).
+const ONION_CAT: [u8; 6] = [0xfd, 0x87, 0xd8, 0x7e, 0xeb, 0x43];
+
+/// Network ids of BIP 155.
+mod network {
+    pub(super) const IPV4: u8 = 1;
+    pub(super) const IPV6: u8 = 2;
+    pub(super) const TORV2: u8 = 3;
+    pub(super) const TORV3: u8 = 4;
+    pub(super) const I2P: u8 = 5;
+    pub(super) const CJDNS: u8 = 6;
+}
+
+pub(super) fn addr(r: &mut Reader) -> Result<Addr, Malformed> {
+    let addresses = r.list("address", 30, |r| {
+        let timestamp = r.u32()?;
+        legacy(r, timestamp)
+    })?;
+    Ok(Addr { addresses })
+}
+
+/// Services, 16 bytes of IPv6 and a port: entries of `addr` after their time, and both addresses in `version`.
+pub(super) fn legacy(r: &mut Reader, timestamp: u32) -> Result<Address, Malformed> {
+    let services = r.u64()?;
+    let octets = r.array::<16>()?;
+    let port = u16::from_be_bytes(r.array()?).into();
+    let ip = Ipv6Addr::from(octets);
+    let host = if let Some(onion) = octets.strip_prefix(&ONION_CAT) {
+        Host::Torv2(base32(onion, ".onion"))
+    } else if let Some(ipv4) = ip.to_ipv4() {
+        Host::Ipv4(ipv4.to_string())
+    } else {
+        Host::Ipv6(ip.to_string())
+    };
+    Ok(Address { timestamp, services, port, address: Some(host) })
+}
+
+pub(super) fn addrv2(r: &mut Reader) -> Result<AddrV2, Malformed> {
+    // Time, services, network, length of the address, port: an address of no bytes is one, too.
+    let addresses = r.list("address", 4 + 1 + 1 + 1 + 2, |r| {
+        let timestamp = r.u32()?;
+        let services = r.compact_size()?;
+        let host = host(r)?;
+        let port = u16::from_be_bytes(r.array()?).into();
+        Ok(Address { timestamp, services, port, address: Some(host) })
+    })?;
+    Ok(AddrV2 { addresses })
+}
+
+/// Network id, length and address of BIP 155.
+///
+/// What Core reads and then ignores (networks it does not know, IPv4 and Tor v2 inside IPv6, CJDNS outside of fc00::/8) is
+/// kept as it came, as an unknown address.
+fn host(r: &mut Reader) -> Result<Host, Malformed> {
+    let id = r.u8()?;
+    let length = r.compact_size()?;
+    if length > ADDRESS {
+        return Err(Malformed::TooLong { what: "address", length, limit: ADDRESS });
+    }
+    let (name, expected) = match id {
+        network::IPV4 => ("IPv4", 4),
+        network::IPV6 => ("IPv6", 16),
+        network::TORV3 => ("Tor v3", 32),
+        network::I2P => ("I2P", 32),
+        network::CJDNS => ("CJDNS", 16),
+        _ => ("", length as usize),
+    };
+    if length != expected as u64 {
+        return Err(Malformed::AddressLength { what: name, length, expected });
+    }
+    let bytes = r.bytes(expected)?;
+    let known = match (id, &*bytes) {
+        (network::IPV4, octets) => {
+            <[u8; 4]>::try_from(octets).ok().map(|ip| Host::Ipv4(Ipv4Addr::from(ip).to_string()))
+        }
+        (network::IPV6, octets) => ipv6(octets)
+            .filter(|ip| ip.to_ipv4_mapped().is_none() && !octets.starts_with(&ONION_CAT))
+            .map(|ip| Host::Ipv6(ip.to_string())),
+        (network::TORV2, octets) if octets.len() == 10 => Some(Host::Torv2(base32(octets, ".onion"))),
+        (network::TORV3, octets) => Some(Host::Torv3(base32(octets, ".onion"))),
+        (network::I2P, octets) => Some(Host::I2p(base32(octets, ".b32.i2p"))),
+        (network::CJDNS, octets) => {
+            ipv6(octets).filter(|_| octets.starts_with(&[0xfc])).map(|ip| Host::Cjdns(ip.to_string()))
+        }
+        _ => None,
+    };
+    Ok(known.unwrap_or_else(|| Host::Unknown(UnknownAddress { id: id.into(), address: bytes })))
+}
+
+fn ipv6(octets: &[u8]) -> Option<Ipv6Addr> {
+    <[u8; 16]>::try_from(octets).ok().map(Ipv6Addr::from)
+}
+
+/// RFC 4648 base32 in small letters without padding, and a suffix.
+fn base32(bytes: &[u8], suffix: &str) -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let mut text = String::with_capacity(bytes.len().div_ceil(5) * 8 + suffix.len());
+    for group in bytes.chunks(5) {
+        let mut bits = [0; 8];
+        bits[3..3 + group.len()].copy_from_slice(group);
+        let bits = u64::from_be_bytes(bits);
+        for digit in 0..(group.len() * 8).div_ceil(5) {
+            let index = (bits >> (35 - 5 * digit)) & 31;
+            text.push(char::from(ALPHABET[index as usize]));
+        }
+    }
+    text.push_str(suffix);
+    text
+}
