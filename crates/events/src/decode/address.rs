@@ -5,6 +5,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use bytes::Bytes;
+
 use super::reader::{Malformed, Reader};
 use crate::proto::bitcoin_primitives::address::Address as Host;
 use crate::proto::bitcoin_primitives::{Address, UnknownAddress};
@@ -14,6 +16,8 @@ use crate::proto::ebpf_extractor::message::{Addr, AddrV2};
 const ADDRESS: u64 = 512;
 /// Tor v2 addresses inside IPv6 begin with this (`TORV2_IN_IPV6_PREFIX`, netaddress.h).
 const ONION_CAT: [u8; 6] = [0xfd, 0x87, 0xd8, 0x7e, 0xeb, 0x43];
+/// CJDNS addresses begin with this (`CJDNS_PREFIX`, netaddress.h).
+const CJDNS: [u8; 1] = [0xfc];
 
 /// Network ids of BIP 155.
 mod network {
@@ -71,38 +75,43 @@ fn host(r: &mut Reader) -> Result<Host, Malformed> {
     if length > ADDRESS {
         return Err(Malformed::TooLong { what: "address", length, limit: ADDRESS });
     }
-    let (name, expected) = match id {
-        network::IPV4 => ("IPv4", 4),
-        network::IPV6 => ("IPv6", 16),
-        network::TORV3 => ("Tor v3", 32),
-        network::I2P => ("I2P", 32),
-        network::CJDNS => ("CJDNS", 16),
-        _ => ("", length as usize),
-    };
-    if length != expected as u64 {
-        return Err(Malformed::AddressLength { what: name, length, expected });
-    }
-    let bytes = r.bytes(expected)?;
-    let known = match (id, &*bytes) {
-        (network::IPV4, octets) => {
-            <[u8; 4]>::try_from(octets).ok().map(|ip| Host::Ipv4(Ipv4Addr::from(ip).to_string()))
+    let host = match id {
+        network::IPV4 => Host::Ipv4(Ipv4Addr::from(exact::<4>(r, "IPv4", length)?).to_string()),
+        network::IPV6 => {
+            let octets = exact::<16>(r, "IPv6", length)?;
+            let ip = Ipv6Addr::from(octets);
+            if ip.to_ipv4_mapped().is_some() || octets.starts_with(&ONION_CAT) {
+                as_it_came(id, Bytes::copy_from_slice(&octets))
+            } else {
+                Host::Ipv6(ip.to_string())
+            }
         }
-        (network::IPV6, octets) => ipv6(octets)
-            .filter(|ip| ip.to_ipv4_mapped().is_none() && !octets.starts_with(&ONION_CAT))
-            .map(|ip| Host::Ipv6(ip.to_string())),
-        (network::TORV2, octets) if octets.len() == 10 => Some(Host::Torv2(base32(octets, ".onion"))),
-        (network::TORV3, octets) => Some(Host::Torv3(base32(octets, ".onion"))),
-        (network::I2P, octets) => Some(Host::I2p(base32(octets, ".b32.i2p"))),
-        (network::CJDNS, octets) => {
-            ipv6(octets).filter(|_| octets.starts_with(&[0xfc])).map(|ip| Host::Cjdns(ip.to_string()))
+        network::TORV2 if length == 10 => Host::Torv2(base32(&r.array::<10>()?, ".onion")),
+        network::TORV3 => Host::Torv3(base32(&exact::<32>(r, "Tor v3", length)?, ".onion")),
+        network::I2P => Host::I2p(base32(&exact::<32>(r, "I2P", length)?, ".b32.i2p")),
+        network::CJDNS => {
+            let octets = exact::<16>(r, "CJDNS", length)?;
+            if octets.starts_with(&CJDNS) {
+                Host::Cjdns(Ipv6Addr::from(octets).to_string())
+            } else {
+                as_it_came(id, Bytes::copy_from_slice(&octets))
+            }
         }
-        _ => None,
+        _ => as_it_came(id, r.bytes(length as usize)?),
     };
-    Ok(known.unwrap_or_else(|| Host::Unknown(UnknownAddress { id: id.into(), address: bytes })))
+    Ok(host)
 }
 
-fn ipv6(octets: &[u8]) -> Option<Ipv6Addr> {
-    <[u8; 16]>::try_from(octets).ok().map(Ipv6Addr::from)
+/// An address of a network whose addresses are `N` bytes long.
+fn exact<const N: usize>(r: &mut Reader, what: &'static str, length: u64) -> Result<[u8; N], Malformed> {
+    if length != N as u64 {
+        return Err(Malformed::AddressLength { what, length, expected: N });
+    }
+    r.array()
+}
+
+fn as_it_came(id: u8, address: Bytes) -> Host {
+    Host::Unknown(UnknownAddress { id: id.into(), address })
 }
 
 /// RFC 4648 base32 in small letters without padding, and a suffix.

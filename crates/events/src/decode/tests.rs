@@ -154,9 +154,9 @@ fn addresses_of_bip_155_are_written_as_text() {
     let onion = "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd";
     let key = "79bcc625184b05194975c28b66b66b0469f7f6556fb1ac3189a79b40dda32f1f";
     let cases = [
-        (format!("01 04 01020304"), Host::Ipv4("1.2.3.4".to_owned())),
+        ("01 04 01020304".to_owned(), Host::Ipv4("1.2.3.4".to_owned())),
         (format!("02 10 2a0104f8 {} 02", zeros(11)), Host::Ipv6("2a01:4f8::2".to_owned())),
-        (format!("03 0a f1f2f3f4f5f6f7f8f9fa"), Host::Torv2("6hzph5hv6337r6p2.onion".to_owned())),
+        ("03 0a f1f2f3f4f5f6f7f8f9fa".to_owned(), Host::Torv2("6hzph5hv6337r6p2.onion".to_owned())),
         // Without the checksum and the version, which the name ends with: the last digit of the key stands alone.
         (format!("04 20 {key}"), Host::Torv3(format!("{}q.onion", &onion[..51]))),
         (

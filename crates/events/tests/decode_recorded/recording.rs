@@ -23,16 +23,16 @@ fn unpack(file: &str) -> Bytes {
     let packed = std::fs::read(&path).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
     let mut unpacked = Vec::new();
     ruzstd::decoding::StreamingDecoder::new(packed.as_slice())
-        .unwrap()
+        .expect("a zstd frame")
         .take(LARGEST)
         .read_to_end(&mut unpacked)
-        .unwrap();
+        .expect("a whole zstd frame");
     unpacked.into()
 }
 
 fn text(bytes: &mut Bytes) -> String {
     let length = bytes.get_u16_le();
-    String::from_utf8(bytes.split_to(length.into()).to_vec()).unwrap()
+    String::from_utf8(bytes.split_to(length.into()).to_vec()).expect("text")
 }
 
 /// The P2P messages of a recording, in order.
@@ -67,7 +67,7 @@ pub(crate) fn published() -> Vec<MessageEvent> {
         let length = frames.get_u32_le() as usize;
         frames.advance(length);
         let length = frames.get_u32_le() as usize;
-        let event = Event::decode(frames.split_to(length)).unwrap();
+        let event = Event::decode(frames.split_to(length)).expect("an event");
         let Some(PeerObserverEvent::EbpfExtractor(ebpf)) = event.peer_observer_event else { continue };
         let Some(EbpfEvent::Message(message)) = ebpf.ebpf_event else { continue };
         events.push(message);
