@@ -1,1 +1,82 @@
-//! What tests of peer-observer run against: a stand-in node with real probes, a NATS spawner.
+//! What tests of peer-observer run against.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`standin`] | a stand-in node: a process with Bitcoin Core's probes that fires exactly what it is told |
+//! | [`bitcoind`] | a real node on regtest, where one is installed |
+//! | [`peer`] | a scripted P2P peer that dials a node |
+//! | [`nats`] | a NATS server that can be stopped, killed and frozen |
+//! | [`process`] | any program, its output line by line |
+//! | [`need`] | what a test needs of the machine, and why it is skipped |
+//!
+//! Everything here blocks, ends its processes when dropped, and never sleeps for luck: it waits for a condition, or fails
+//! with what it has seen until then.
+
+pub mod bitcoind;
+pub mod nats;
+pub mod need;
+pub mod peer;
+pub mod process;
+pub mod standin;
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use peer_observer_node::recording;
+
+/// The largest recording in `data/` has 5 MB.
+const MAX_RECORDING: usize = 64 << 20;
+
+/// The folder `data/` of the repository, with recordings of real nodes.
+pub fn data_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data")
+}
+
+/// The tracepoint hits of a recorded node, uncompressed: `regtest-tour` or `regtest-busy`.
+pub fn recorded_hits(name: &str) -> Result<Vec<u8>, recording::Error> {
+    recording::read_file(&data_dir().join(name).join("tracepoints.bin.zst"), MAX_RECORDING)
+}
+
+/// A TCP port of 127.0.0.1 that nobody listened on a moment ago.
+///
+/// For programs that cannot choose one themselves; another process can take it before they do.
+pub fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// Waits until `condition` holds; says whether it did within `timeout`.
+pub fn wait_until(timeout: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + timeout;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_free_port_can_be_listened_on() {
+        let port = free_port().unwrap();
+        assert!(TcpListener::bind(("127.0.0.1", port)).is_ok());
+    }
+
+    #[test]
+    fn waiting_ends_with_the_condition_or_the_time() {
+        let mut calls = 0;
+        assert!(wait_until(Duration::from_secs(10), || {
+            calls += 1;
+            calls == 3
+        }));
+        assert_eq!(calls, 3);
+        assert!(!wait_until(Duration::from_millis(10), || false));
+    }
+}
