@@ -7,11 +7,15 @@
 //! |---|---|
 //! | [`peek`] | the origin of an encoded event, without decoding it |
 //! | [`decode`] | from the payload of a P2P message to the schema |
+//! | [`display`] | events as text, one line each |
+//! | [`json`] | events as JSON |
 //! | [`proto`] | the generated types of `proto/` |
 //! | [`subject`] | where on the bus which event travels |
 //! | [`sequence`] | numbering streams, and finding what is missing in one |
 
 pub mod decode;
+pub mod display;
+pub mod json;
 pub mod peek;
 pub mod proto;
 pub mod sequence;
