@@ -1,0 +1,291 @@
+//! Label values that peers choose, in bounded memory.
+//!
+//! A peer can send a million user agents, so a family of metrics cannot have a series for each. A [`Table`] has a row for the
+//! most frequent values and one row, `other`, for all the rest. What has no row is watched by a sketch of candidates
+//! (Misra and Gries, "Finding repeated elements", 1982: it never counts a value too high, and surely finds one that makes
+//! up more than 1/(candidates + 1) of what has no row). A candidate that became more frequent than the least frequent row takes its
+//! place: the old row's counts go to `other`, the new row starts at 0. So counters never go back while they are exported, and
+//! the sum over a family is exact at any time.
+
+use std::collections::HashMap;
+
+/// Label value of the row for everything that has no row of its own.
+pub(crate) const OTHER: &str = "other";
+
+/// Bytes of a label value that are kept.
+pub(crate) const MAX_VALUE_BYTES: usize = 256;
+
+/// Separates the values of a row that has more than one label.
+pub(crate) const SEPARATOR: char = '\u{1f}';
+
+const OTHER_ROW: usize = 0;
+const PINNED: u64 = u64::MAX;
+
+/// The beginning of a label value, cut at a character.
+pub(crate) fn bounded(value: &str) -> &str {
+    if value.len() <= MAX_VALUE_BYTES {
+        return value;
+    }
+    let end = (0..=MAX_VALUE_BYTES).rev().find(|&i| value.is_char_boundary(i)).unwrap_or(0);
+    &value[..end]
+}
+
+#[derive(Debug)]
+struct Row {
+    key: Box<str>,
+    /// How often the value was seen, as far as is known: at least this often.
+    weight: u64,
+    /// How often it was seen since it has this row.
+    hits: u64,
+}
+
+/// Rows of counters, one a label value.
+#[derive(Debug)]
+pub(crate) struct Table {
+    max_rows: usize,
+    /// Cells of a row. Grows while families are registered, not later.
+    width: usize,
+    rows: Vec<Row>,
+    /// `width` cells a row. A cell without a number was never used and is not exported.
+    cells: Vec<Option<u64>>,
+    index: HashMap<Box<str>, usize>,
+    candidates: HashMap<Box<str>, u64>,
+    /// No row that can be replaced is known to have a weight below this.
+    floor: u64,
+}
+
+impl Table {
+    /// A table of at most `max_rows` values besides the pinned ones and `other`.
+    pub(crate) fn new(max_rows: usize) -> Self {
+        let other = Row { key: OTHER.into(), weight: PINNED, hits: 0 };
+        Self {
+            max_rows: max_rows.max(1),
+            width: 0,
+            rows: vec![other],
+            cells: Vec::new(),
+            index: HashMap::from([(OTHER.into(), OTHER_ROW)]),
+            candidates: HashMap::new(),
+            floor: 0,
+        }
+    }
+
+    /// Keeps a row for this value whatever else comes. For values that are known to matter.
+    pub(crate) fn pin(&mut self, value: &str) {
+        if self.index.contains_key(value) {
+            return;
+        }
+        self.push(value, PINNED);
+        self.max_rows = self.max_rows.saturating_add(1);
+    }
+
+    /// Makes every row `cells` longer and returns the index of the first new cell.
+    pub(crate) fn widen(&mut self, cells: usize) -> usize {
+        let first = self.width;
+        self.width += cells;
+        self.cells = vec![None; self.rows.len() * self.width];
+        first
+    }
+
+    /// The row for this value, which was seen once more.
+    pub(crate) fn row(&mut self, value: &str) -> usize {
+        let value = bounded(value);
+        if let Some(&row) = self.index.get(value) {
+            let found = &mut self.rows[row];
+            found.weight = found.weight.saturating_add(1);
+            found.hits = found.hits.saturating_add(1);
+            return row;
+        }
+        let row = self.new_row(value);
+        self.rows[row].hits = self.rows[row].hits.saturating_add(1);
+        row
+    }
+
+    /// Adds to a cell of a row.
+    pub(crate) fn add(&mut self, row: usize, cell: usize, amount: u64) {
+        let value = self.cells[row * self.width + cell].get_or_insert(0);
+        *value = value.saturating_add(amount);
+    }
+
+    /// Value and cells of every row, `other` last.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (&str, &[Option<u64>])> {
+        let order = (OTHER_ROW + 1..self.rows.len()).chain([OTHER_ROW]);
+        order.map(|row| (&*self.rows[row].key, &self.cells[row * self.width..(row + 1) * self.width]))
+    }
+
+    /// How often a value was seen that is counted in `other` now.
+    pub(crate) fn folded(&self) -> u64 {
+        self.rows[OTHER_ROW].hits
+    }
+
+    fn push(&mut self, value: &str, weight: u64) -> usize {
+        let row = self.rows.len();
+        self.rows.push(Row { key: value.into(), weight, hits: 0 });
+        self.cells.resize(self.rows.len() * self.width, None);
+        self.index.insert(value.into(), row);
+        row
+    }
+
+    fn new_row(&mut self, value: &str) -> usize {
+        // The first row is `other`.
+        if self.rows.len() <= self.max_rows {
+            return self.push(value, 1);
+        }
+        let seen = self.watch(value);
+        if seen <= self.floor {
+            return OTHER_ROW;
+        }
+        let replaceable = self.rows.iter().enumerate().filter(|(_, row)| row.weight != PINNED);
+        let Some((least, weight)) = replaceable.map(|(i, row)| (i, row.weight)).min_by_key(|(_, w)| *w)
+        else {
+            return OTHER_ROW;
+        };
+        self.floor = weight;
+        if seen <= weight {
+            return OTHER_ROW;
+        }
+        self.replace(least, value, seen);
+        least
+    }
+
+    /// Counts a value without a row and returns how often it was surely seen.
+    fn watch(&mut self, value: &str) -> u64 {
+        if let Some(seen) = self.candidates.get_mut(value) {
+            *seen = seen.saturating_add(1);
+            return *seen;
+        }
+        if self.candidates.len() < self.max_rows {
+            self.candidates.insert(value.into(), 1);
+            return 1;
+        }
+        self.candidates.retain(|_, seen| {
+            *seen -= 1;
+            *seen > 0
+        });
+        0
+    }
+
+    fn replace(&mut self, row: usize, value: &str, seen: u64) {
+        for cell in 0..self.width {
+            if let Some(amount) = self.cells[row * self.width + cell].take() {
+                self.add(OTHER_ROW, cell, amount);
+            }
+        }
+        let new = Row { key: value.into(), weight: seen, hits: 0 };
+        let old = std::mem::replace(&mut self.rows[row], new);
+        self.rows[OTHER_ROW].hits = self.rows[OTHER_ROW].hits.saturating_add(old.hits);
+        self.index.remove(&old.key);
+        self.index.insert(value.into(), row);
+        self.candidates.remove(value);
+        self.candidates.insert(old.key, old.weight);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(max_rows: usize) -> Table {
+        let mut table = Table::new(max_rows);
+        table.widen(1);
+        table
+    }
+
+    fn see(table: &mut Table, value: &str) {
+        let row = table.row(value);
+        table.add(row, 0, 1);
+    }
+
+    fn counts(table: &Table) -> HashMap<&str, u64> {
+        table.rows().filter_map(|(key, cells)| Some((key, cells[0]?))).collect()
+    }
+
+    #[test]
+    fn every_value_has_a_row_while_there_is_room() {
+        let mut t = table(2);
+        for value in ["a", "b", "a"] {
+            see(&mut t, value);
+        }
+        assert_eq!(counts(&t), HashMap::from([("a", 2), ("b", 1)]));
+        assert_eq!(t.folded(), 0);
+    }
+
+    #[test]
+    fn a_value_that_becomes_more_frequent_takes_the_place_of_the_least_frequent() {
+        let mut t = table(2);
+        for value in ["a", "a", "a", "b", "c"] {
+            see(&mut t, value);
+        }
+        assert_eq!(counts(&t), HashMap::from([("a", 3), ("b", 1), (OTHER, 1)]));
+        see(&mut t, "c");
+        // Two of "c" were seen: the first is in `other` and stays there, like the one of "b".
+        assert_eq!(counts(&t), HashMap::from([("a", 3), ("c", 1), (OTHER, 2)]));
+        assert_eq!(t.folded(), 2);
+    }
+
+    #[test]
+    fn a_flood_of_values_takes_bounded_memory_and_the_sum_stays_exact() {
+        let mut t = table(50);
+        let mut honest = 0;
+        for i in 0..200_000_u32 {
+            see(&mut t, &format!("flood {i}"));
+            if i % 20 == 0 {
+                see(&mut t, "honest");
+                honest += 1;
+            }
+        }
+        assert!(t.rows.len() <= 51 && t.index.len() <= 51 && t.candidates.len() <= 51);
+        let counts = counts(&t);
+        assert_eq!(counts.values().sum::<u64>(), 200_000 + honest);
+        assert!(counts["honest"] + 1 >= honest, "a frequent value has its row, but for what came before it");
+    }
+
+    #[test]
+    fn a_late_frequent_value_is_found_among_a_flood() {
+        let mut t = table(50);
+        for i in 0..10_000_u32 {
+            see(&mut t, &format!("flood {i}"));
+        }
+        for i in 0..2_000_u32 {
+            see(&mut t, &format!("more {i}"));
+            see(&mut t, "late");
+        }
+        assert!(counts(&t)["late"] > 1_900);
+    }
+
+    #[test]
+    fn a_pinned_value_keeps_its_row() {
+        let mut t = Table::new(2);
+        t.pin("ping");
+        t.widen(1);
+        for _ in 0..3 {
+            for value in ["x", "y", "z"] {
+                see(&mut t, value);
+            }
+        }
+        see(&mut t, "ping");
+        assert_eq!(counts(&t)["ping"], 1);
+        assert_eq!(counts(&t).values().sum::<u64>(), 10);
+    }
+
+    #[test]
+    fn a_value_called_other_is_not_a_second_series_of_that_name() {
+        let mut t = table(1);
+        for value in ["a", "b", OTHER] {
+            see(&mut t, value);
+        }
+        assert_eq!(t.rows().filter(|(key, _)| *key == OTHER).count(), 1);
+        assert_eq!(counts(&t)[OTHER], 2);
+    }
+
+    #[test]
+    fn long_values_are_cut_at_a_character() {
+        let long = "é".repeat(200);
+        assert_eq!(bounded(&long).len(), 256);
+        let odd = format!("x{long}");
+        assert_eq!(bounded(&odd).len(), 255);
+        let mut t = table(10);
+        see(&mut t, &format!("{long}1"));
+        see(&mut t, &format!("{long}2"));
+        assert_eq!(counts(&t).len(), 1, "values that look the same are one series");
+    }
+}

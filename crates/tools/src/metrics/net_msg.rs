@@ -1,0 +1,607 @@
+//! Metrics of P2P messages.
+
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use peer_observer_events::proto::bitcoin_primitives;
+use peer_observer_events::proto::bitcoin_primitives::address::Address;
+use peer_observer_events::proto::bitcoin_primitives::inventory_item::Item;
+use peer_observer_events::proto::ebpf_extractor::message::message_event::Msg;
+use peer_observer_events::proto::ebpf_extractor::message::{Inv, MessageEvent, Reject};
+
+use super::labels::OTHER;
+use super::lists::is_linking_lion;
+use super::registry::{Column, Counter, CounterVec, Edges, HistogramVec, Label, Registry, TableId};
+
+const DIRECTION: Label = Label { name: "direction", values: &["inbound", "outbound"] };
+const INBOUND: usize = 0;
+const OUTBOUND: usize = 1;
+
+/// ConnType of proto/bitcoin_primitives.proto as integers.
+const CONNECTION_TYPE: Label =
+    Label { name: "connection_type", values: &["0", "1", "2", "3", "4", "5", "6", "7", OTHER] };
+
+const NETWORK: Label =
+    Label { name: "network", values: &["IPv4", "IPv6", "TorV2", "TorV3", "I2P", "CJDNS", "Unknown"] };
+
+const TIMESTAMP_OFFSET: Label = Label { name: "timestamp_offset", values: &["past", "future"] };
+const PAST: usize = 0;
+const FUTURE: usize = 1;
+
+const INV_TYPE: Label = Label {
+    name: "inv_type",
+    values: &["Tx", "Block", "WTx", "WitnessTx", "WitnessBlock", "CompactBlock", "Unknown", "Error", "None"],
+};
+const TX: usize = 0;
+const WTX: usize = 2;
+
+const PING_WIDTH: Label = Label { name: "value", values: &["0", "u8", "u16", "u32", "u64"] };
+
+/// By code of the former BIP 61 as the schema numbers it.
+const REJECT_REASON: Label = Label {
+    name: "rejectreason",
+    values: &[
+        "Malformed",
+        "Invalid",
+        "Obsolete",
+        "Duplicate",
+        "NonStandard",
+        "Dust",
+        "Fee",
+        "Checkpoint",
+        "unknown",
+    ],
+};
+
+/// Messages that always have a series of their own: NetMsgType of Bitcoin Core's src/protocol.h, two that it no longer knows,
+/// and two names as the public extractor cuts them.
+const KNOWN_MESSAGES: [&str; 39] = [
+    "version",
+    "verack",
+    "addr",
+    "addrv2",
+    "sendaddrv2",
+    "inv",
+    "getdata",
+    "merkleblock",
+    "getblocks",
+    "getheaders",
+    "tx",
+    "headers",
+    "block",
+    "getaddr",
+    "mempool",
+    "ping",
+    "pong",
+    "notfound",
+    "filterload",
+    "filteradd",
+    "filterclear",
+    "sendheaders",
+    "feefilter",
+    "sendcmpct",
+    "cmpctblock",
+    "getblocktxn",
+    "blocktxn",
+    "getcfilters",
+    "cfilter",
+    "getcfheaders",
+    "cfheaders",
+    "getcfcheckpt",
+    "cfcheckpt",
+    "wtxidrelay",
+    "sendtxrcncl",
+    "reject",
+    "alert",
+    "getcfheader",
+    "getcfcheckp",
+];
+
+/// User agent of a connection over which Bitcoin Core sends a private transaction (`-privatebroadcast`, src/net_processing.cpp).
+const PRIVATE_BROADCAST_AGENT: &str = "/pynode:0.0.1/";
+
+/// Entries of one type in an inv above which it is large: Bitcoin Core trickles 35 in an interval
+/// (INVENTORY_BROADCAST_TARGET, src/net_processing.cpp).
+const LARGE_INV: u64 = 35;
+
+const ADDRESS_COUNT: Edges = Edges {
+    upper: &[
+        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 25, 30, 50, 75, 100, 150, 200, 250, 300, 400, 500, 600,
+        700, 800, 900, 999, 1000,
+    ],
+    divisor: 1,
+};
+const INV_COUNT: Edges = Edges {
+    upper: &[
+        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 25, 30, 50, 75, 100, 150, 200, 250, 300, 400, 500, 600,
+        700, 800, 900, 999, 1000, 2000, 3000, 4000, 5000, 6000, 7000, 8000, 9000, 10_000, 20_000, 25_000,
+        30_000, 35_000, 40_000, 45_000, 50_000,
+    ],
+    divisor: 1,
+};
+const OFFSET_SECONDS: Edges = Edges {
+    upper: &[
+        0,
+        1,
+        1 << 1,
+        1 << 2,
+        1 << 3,
+        1 << 4,
+        1 << 5,
+        1 << 6,
+        1 << 7,
+        1 << 8,
+        1 << 9,
+        1 << 10,
+        1 << 11,
+        1 << 12,
+        1 << 13,
+        1 << 14,
+        1 << 15,
+        1 << 16,
+        1 << 17,
+        1 << 18,
+        1 << 19,
+        1 << 20,
+        1 << 21,
+        1 << 22,
+        1 << 23,
+        1 << 24,
+    ],
+    divisor: 1,
+};
+const SERVICE_BIT: Edges = Edges {
+    upper: &[
+        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27,
+        28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52,
+        53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63,
+    ],
+    divisor: 1,
+};
+
+/// The metrics that addr and addrv2 have in common.
+#[derive(Debug, Clone, Copy)]
+struct AddrRelay {
+    addresses: HistogramVec,
+    offset: HistogramVec,
+    services_bits: HistogramVec,
+    services_values: TableId,
+    services: Column,
+}
+
+/// Counts P2P messages.
+#[derive(Debug)]
+pub(crate) struct NetMsg {
+    messages: TableId,
+    count: Column,
+    bytes: Column,
+    linking_lion_messages: TableId,
+    linking_lion_count: Column,
+    linking_lion_bytes: Column,
+    addr: AddrRelay,
+    addrv2: AddrRelay,
+    self_announcements: CounterVec,
+    subnet_announcements: CounterVec,
+    ping_inbound_value: CounterVec,
+    empty_addrv2_peers: TableId,
+    empty_addrv2: Column,
+    inv_entries: CounterVec,
+    inv_size: HistogramVec,
+    invs_homogeneous: CounterVec,
+    invs_heterogeneous: CounterVec,
+    invs_outbound_large: Counter,
+    oldping_subnets: TableId,
+    oldping_subnet: Column,
+    user_agents: TableId,
+    user_agent: Column,
+    private_broadcast: Counter,
+    feerates: TableId,
+    feerate: Column,
+    rejects: TableId,
+    reject: Column,
+    scratch: String,
+}
+
+impl NetMsg {
+    /// Registers the metrics.
+    pub(crate) fn new(r: &mut Registry) -> Self {
+        let messages = r.table(&KNOWN_MESSAGES);
+        let linking_lion_messages = r.table(&KNOWN_MESSAGES);
+        let empty_addrv2_peers = r.table(&[]);
+        let oldping_subnets = r.table(&[]);
+        let user_agents = r.table(&[LINKING_LION_AGENT]);
+        let feerates = r.table(&[]);
+        let rejects = r.table(&KNOWN_MESSAGES);
+        NetMsg {
+            count: r.column(
+                messages,
+                "peerobserver_p2p_message_count",
+                "P2P messages sent and received.",
+                &["message"],
+                &[CONNECTION_TYPE, DIRECTION],
+            ),
+            bytes: r.column(
+                messages,
+                "peerobserver_p2p_message_bytes",
+                "Payload bytes of P2P messages sent and received.",
+                &["message"],
+                &[CONNECTION_TYPE, DIRECTION],
+            ),
+            linking_lion_bytes: r.column(
+                linking_lion_messages,
+                "peerobserver_p2p_message_bytes_linkinglion",
+                "Payload bytes of P2P messages sent to and received from LinkingLion.",
+                &["message"],
+                &[DIRECTION],
+            ),
+            linking_lion_count: r.column(
+                linking_lion_messages,
+                "peerobserver_p2p_message_count_linkinglion",
+                "P2P messages sent to and received from LinkingLion.",
+                &["message"],
+                &[DIRECTION],
+            ),
+            addr: AddrRelay::addr(r),
+            addrv2: AddrRelay::addrv2(r),
+            self_announcements: r.counter_vec(
+                "peerobserver_p2p_address_selfannouncements",
+                "Addresses in addr and addrv2 messages that are the address of the peer itself.",
+                &[NETWORK, DIRECTION],
+            ),
+            subnet_announcements: r.counter_vec(
+                "peerobserver_p2p_address_subnetannouncements",
+                "Addresses in addr and addrv2 messages from the /24 (IPv4) or /64 (IPv6) of the peer, but not its own.",
+                &[NETWORK, DIRECTION],
+            ),
+            ping_inbound_value: r.counter_vec(
+                "peerobserver_p2p_ping_inbound_value",
+                "Pings received, by the smallest integer type that the nonce fits in.",
+                &[PING_WIDTH],
+            ),
+            empty_addrv2: r.column(
+                empty_addrv2_peers,
+                "peerobserver_p2p_addrv2_empty",
+                "Addrv2 messages without any address, by address of the peer.",
+                &["addr"],
+                &[DIRECTION],
+            ),
+            inv_entries: r.counter_vec(
+                "peerobserver_p2p_inv_entries",
+                "Entries of inv messages, by type.",
+                &[DIRECTION, INV_TYPE],
+            ),
+            inv_size: r.histogram_vec(
+                "peerobserver_p2p_inv_entries_histogram",
+                "Entries an inv message.",
+                &[DIRECTION],
+                INV_COUNT,
+            ),
+            invs_homogeneous: r.counter_vec(
+                "peerobserver_p2p_invs_homogeneous",
+                "Inv messages whose entries are all of one type.",
+                &[DIRECTION],
+            ),
+            invs_heterogeneous: r.counter_vec(
+                "peerobserver_p2p_invs_heterogeneous",
+                "Inv messages with entries of several types, or none.",
+                &[DIRECTION],
+            ),
+            invs_outbound_large: r.counter(
+                "peerobserver_p2p_invs_outbound_large",
+                "Inv messages sent with more than 35 Tx or more than 35 WTx entries.",
+            ),
+            oldping_subnet: r.column(
+                oldping_subnets,
+                "peerobserver_p2p_oldping_subnet",
+                "Pings received without a nonce (from before BIP 31), by the peer's /24 (IPv4) or /64 (IPv6).",
+                &["subnet"],
+                &[],
+            ),
+            user_agent: r.column(
+                user_agents,
+                "peerobserver_p2p_version_useragent",
+                "Version messages received, by user agent.",
+                &["useragent"],
+                &[],
+            ),
+            private_broadcast: r.counter(
+                "peerobserver_conn_private_transaction_broadcast",
+                "Inbound connections with the user agent of Bitcoin Core's private transaction broadcast.",
+            ),
+            feerate: r.column(
+                feerates,
+                "peerobserver_p2p_feefilter_feerate",
+                "Feefilter messages, by fee rate (sat/kvB).",
+                &["feerate"],
+                &[DIRECTION],
+            ),
+            reject: r.column(
+                rejects,
+                "peerobserver_p2p_reject_message",
+                "Reject messages received, by message that was rejected and reason.",
+                &["rejectcommand"],
+                &[REJECT_REASON],
+            ),
+            messages,
+            linking_lion_messages,
+            empty_addrv2_peers,
+            oldping_subnets,
+            user_agents,
+            feerates,
+            rejects,
+            scratch: String::new(),
+        }
+    }
+
+    /// Counts a message of that time, ms since the UNIX epoch.
+    pub(crate) fn observe(&mut self, r: &mut Registry, event: &MessageEvent, timestamp_ms: u64) {
+        let meta = &event.meta;
+        let direction = if meta.inbound { INBOUND } else { OUTBOUND };
+        let other = CONNECTION_TYPE.values.len() - 1;
+        let conn_type = usize::try_from(meta.conn_type).map_or(other, |n| n.min(other));
+        let ip = ip_of(&meta.addr);
+
+        let row = r.row(self.messages, &meta.command);
+        r.add_cell(row, self.count.at2(conn_type, direction), 1);
+        r.add_cell(row, self.bytes.at2(conn_type, direction), meta.size);
+        let linking_lion = is_linking_lion(ip);
+        if linking_lion {
+            let row = r.row(self.linking_lion_messages, &meta.command);
+            r.add_cell(row, self.linking_lion_count.at(direction), 1);
+            r.add_cell(row, self.linking_lion_bytes.at(direction), meta.size);
+        }
+
+        match &event.msg {
+            Some(Msg::Inv(inv)) => self.observe_inv(r, inv, direction),
+            Some(Msg::Addr(addr)) => {
+                self.observe_addresses(r, self.addr, &addr.addresses, ip, direction, timestamp_ms);
+            }
+            Some(Msg::Addrv2(addr)) => {
+                self.observe_addresses(r, self.addrv2, &addr.addresses, ip, direction, timestamp_ms);
+            }
+            Some(Msg::Emptyaddrv2(_)) => {
+                let row = r.row(self.empty_addrv2_peers, ip);
+                r.add_cell(row, self.empty_addrv2.at(direction), 1);
+            }
+            Some(Msg::Feefilter(filter)) => {
+                self.scratch.clear();
+                let _ = write!(self.scratch, "{}", filter.fee);
+                let row = r.row(self.feerates, &self.scratch);
+                r.add_cell(row, self.feerate.at(direction), 1);
+            }
+            Some(Msg::Ping(ping)) if meta.inbound => {
+                r.inc(self.ping_inbound_value.at(ping_width(ping.value)));
+            }
+            Some(Msg::Oldping(_)) if meta.inbound => {
+                self.scratch.clear();
+                write_subnet(&mut self.scratch, ip);
+                let row = r.row(self.oldping_subnets, &self.scratch);
+                r.add_cell(row, self.oldping_subnet.only(), 1);
+            }
+            Some(Msg::Version(version)) if meta.inbound => {
+                // LinkingLion makes up its user agents.
+                let agent = if linking_lion { LINKING_LION_AGENT } else { &version.user_agent };
+                let row = r.row(self.user_agents, agent);
+                r.add_cell(row, self.user_agent.only(), 1);
+                if version.user_agent == PRIVATE_BROADCAST_AGENT {
+                    r.inc(self.private_broadcast);
+                }
+            }
+            Some(Msg::Reject(reject)) if meta.inbound => self.observe_reject(r, reject),
+            _ => {}
+        }
+    }
+
+    fn observe_inv(&self, r: &mut Registry, inv: &Inv, direction: usize) {
+        let mut entries = [0_u64; INV_TYPE.values.len()];
+        for item in &inv.items {
+            entries[inv_type(item.item.as_ref())] += 1;
+        }
+        for (inv_type, count) in entries.into_iter().enumerate().filter(|(_, count)| *count > 0) {
+            r.add(self.inv_entries.at2(direction, inv_type), count);
+        }
+        r.observe(self.inv_size.at(direction), inv.items.len() as u64);
+        let types = entries.iter().filter(|count| **count > 0).count();
+        let kind = if types == 1 { self.invs_homogeneous } else { self.invs_heterogeneous };
+        r.inc(kind.at(direction));
+        if direction == OUTBOUND && (entries[TX] > LARGE_INV || entries[WTX] > LARGE_INV) {
+            r.inc(self.invs_outbound_large);
+        }
+    }
+
+    fn observe_addresses(
+        &mut self,
+        r: &mut Registry,
+        metrics: AddrRelay,
+        entries: &[bitcoin_primitives::Address],
+        ip: &str,
+        direction: usize,
+        timestamp_ms: u64,
+    ) {
+        let sender = ip.parse().ok().map(subnet);
+        r.observe(metrics.addresses.at(direction), entries.len() as u64);
+        let past = metrics.offset.at2(direction, PAST);
+        let future = metrics.offset.at2(direction, FUTURE);
+        r.touch(past);
+        r.touch(future);
+        let now = timestamp_ms / 1000;
+        for entry in entries {
+            let then = u64::from(entry.timestamp);
+            if now >= then {
+                r.observe(past, now - then);
+            } else {
+                r.observe(future, then - now);
+            }
+            let mut bits = entry.services;
+            while bits != 0 {
+                r.observe(metrics.services_bits.at(direction), u64::from(bits.trailing_zeros()));
+                bits &= bits - 1;
+            }
+            self.scratch.clear();
+            let _ = write!(self.scratch, "{}", entry.services);
+            let row = r.row(metrics.services_values, &self.scratch);
+            r.add_cell(row, metrics.services.at(direction), 1);
+            if let Some(address) = &entry.address {
+                self.observe_announcement(r, address, ip, sender, direction);
+            }
+        }
+    }
+
+    fn observe_announcement(
+        &self,
+        r: &mut Registry,
+        address: &Address,
+        sender_ip: &str,
+        sender: Option<IpAddr>,
+        direction: usize,
+    ) {
+        let (network, text) = match address {
+            Address::Ipv4(text) => (0, text),
+            Address::Ipv6(text) => (1, text),
+            Address::Torv2(text) => (2, text),
+            Address::Torv3(text) => (3, text),
+            Address::I2p(text) => (4, text),
+            Address::Cjdns(text) => (5, text),
+            // Core cannot have connected over a network that it does not know.
+            Address::Unknown(_) => return,
+        };
+        if text == sender_ip {
+            r.inc(self.self_announcements.at2(network, direction));
+            return;
+        }
+        if !matches!(address, Address::Ipv4(_) | Address::Ipv6(_)) || sender.is_none() {
+            return;
+        }
+        if text.parse().ok().map(subnet) == sender {
+            r.inc(self.subnet_announcements.at2(network, direction));
+        }
+    }
+
+    fn observe_reject(&self, r: &mut Registry, reject: &Reject) {
+        let unknown = REJECT_REASON.values.len() - 1;
+        let reason = usize::try_from(reject.reason).map_or(unknown, |n| n.min(unknown));
+        let row = r.row(self.rejects, &reject.rejected_command);
+        r.add_cell(row, self.reject.at(reason), 1);
+    }
+}
+
+const LINKING_LION_AGENT: &str = "LinkingLion";
+
+impl AddrRelay {
+    fn addr(r: &mut Registry) -> Self {
+        let services_values = r.table(&[]);
+        AddrRelay {
+            addresses: r.histogram_vec(
+                "peerobserver_p2p_addr_addresses",
+                "Addresses an addr message.",
+                &[DIRECTION],
+                ADDRESS_COUNT,
+            ),
+            offset: r.histogram_vec(
+                "peerobserver_p2p_addr_timestamp_offset_seconds",
+                "How far the time of an address in an addr message lies in the past or in the future.",
+                &[DIRECTION, TIMESTAMP_OFFSET],
+                OFFSET_SECONDS,
+            ),
+            services_bits: r.histogram_vec(
+                "peerobserver_p2p_addr_services_bits",
+                "Service bits of the addresses in addr messages, one observation a bit.",
+                &[DIRECTION],
+                SERVICE_BIT,
+            ),
+            services: r.column(
+                services_values,
+                "peerobserver_p2p_addr_services",
+                "Addresses in addr messages, by their services as a number.",
+                &["services"],
+                &[DIRECTION],
+            ),
+            services_values,
+        }
+    }
+
+    fn addrv2(r: &mut Registry) -> Self {
+        let services_values = r.table(&[]);
+        AddrRelay {
+            services_bits: r.histogram_vec(
+                "peerobserver_p2p_addrv2_services_bits",
+                "Service bits of the addresses in addrv2 messages, one observation a bit.",
+                &[DIRECTION],
+                SERVICE_BIT,
+            ),
+            services: r.column(
+                services_values,
+                "peerobserver_p2p_addrv2_services",
+                "Addresses in addrv2 messages, by their services as a number.",
+                &["services"],
+                &[DIRECTION],
+            ),
+            addresses: r.histogram_vec(
+                "peerobserver_p2p_addrv2_addresses",
+                "Addresses an addrv2 message.",
+                &[DIRECTION],
+                ADDRESS_COUNT,
+            ),
+            offset: r.histogram_vec(
+                "peerobserver_p2p_addrv2_timestamp_offset_seconds",
+                "How far the time of an address in an addrv2 message lies in the past or in the future.",
+                &[DIRECTION, TIMESTAMP_OFFSET],
+                OFFSET_SECONDS,
+            ),
+            services_values,
+        }
+    }
+}
+
+/// The address without its port: `192.0.2.1` of `192.0.2.1:8333`, `2001:db8::1` of `[2001:db8::1]:8333`.
+pub(crate) fn ip_of(addr: &str) -> &str {
+    let Some((ip, _port)) = addr.rsplit_once(':') else { return addr };
+    ip.trim_start_matches('[').trim_end_matches(']')
+}
+
+/// First address of the /24 (IPv4) or /64 (IPv6).
+fn subnet(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, c, _] = ip.octets();
+            Ipv4Addr::new(a, b, c, 0).into()
+        }
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+    }
+}
+
+/// The subnet as text; what is no IP address (Tor, I2P) stays as it is.
+fn write_subnet(out: &mut String, ip: &str) {
+    match ip.parse().map(subnet) {
+        // Writing into a `String` cannot fail.
+        Ok(subnet) => drop(write!(out, "{subnet}")),
+        Err(_) => out.push_str(ip),
+    }
+}
+
+fn ping_width(nonce: u64) -> usize {
+    match nonce {
+        0 => 0,
+        1..=0xff => 1,
+        0x100..=0xffff => 2,
+        0x1_0000..=0xffff_ffff => 3,
+        _ => 4,
+    }
+}
+
+fn inv_type(item: Option<&Item>) -> usize {
+    match item {
+        Some(Item::Transaction(_)) => TX,
+        Some(Item::Block(_)) => 1,
+        Some(Item::Wtx(_)) => WTX,
+        Some(Item::WitnessTransaction(_)) => 3,
+        Some(Item::WitnessBlock(_)) => 4,
+        Some(Item::CompactBlock(_)) => 5,
+        Some(Item::Unknown(_)) => 6,
+        Some(Item::Error(_)) => 7,
+        None => 8,
+    }
+}

@@ -1,0 +1,250 @@
+//! Metrics of the pipeline itself: what came, how late, and what got lost on the way.
+//!
+//! The other metrics are only as good as these: a count is exact while nothing is lost.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use peer_observer_bus::{Delivery, SubscriberStats};
+use peer_observer_events::Subject;
+use peer_observer_events::proto::ebpf_extractor::message::MessageEvent;
+use peer_observer_events::proto::observer::{Loss, Origin};
+
+use super::labels::{OTHER, SEPARATOR, bounded};
+use super::registry::{Column, Counter, Edges, Gauge, HistogramVec, Label, Registry, TableId};
+
+/// Source of proto/observer.proto, in lower case.
+const EXTRACTOR: Label = Label {
+    name: "extractor",
+    values: &["unspecified", "ebpf", "rpc", "p2p", "log", "ipc", "capture", "tool", OTHER],
+};
+
+/// The subjects, as [`Subject::ALL`] has them.
+const SUBJECT: Label = Label { name: "subject", values: &SUBJECT_NAMES };
+const SUBJECT_NAMES: [&str; Subject::ALL.len()] = {
+    let mut names = [""; Subject::ALL.len()];
+    let mut i = 0;
+    while i < names.len() {
+        names[i] = Subject::ALL[i].as_str();
+        i += 1;
+    }
+    names
+};
+
+/// Loss.Stage of proto/observer.proto, in lower case.
+const STAGE: Label = Label {
+    name: "stage",
+    values: &[
+        "unknown",
+        "probe",
+        "ring_buffer",
+        "decode",
+        "publish",
+        "transport",
+        "subscriber",
+        "archive",
+        OTHER,
+    ],
+};
+
+/// From what a nap of the eBPF reader adds to what no one calls live.
+const LATENCY: Edges = Edges {
+    upper: &[
+        100_000,
+        200_000,
+        500_000,
+        1_000_000,
+        2_000_000,
+        5_000_000,
+        10_000_000,
+        20_000_000,
+        50_000_000,
+        100_000_000,
+        200_000_000,
+        500_000_000,
+        1_000_000_000,
+        2_000_000_000,
+        5_000_000_000,
+        10_000_000_000,
+    ],
+    divisor: 1_000_000_000,
+};
+
+/// Counts what the pipeline does.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    nodes: TableId,
+    events: Column,
+    latency: HistogramVec,
+    without_origin: Counter,
+    losses: TableId,
+    lost: Column,
+    undecoded_messages: TableId,
+    decode_errors: Column,
+    received: Counter,
+    undecodable: Counter,
+    repeated: Counter,
+    own_lost_transport: Counter,
+    own_lost_queue: Counter,
+    queue_events: Gauge,
+    queue_bytes: Gauge,
+    /// Name for the node of events that do not say which it is.
+    default_node: String,
+    told_without_origin: bool,
+    scratch: String,
+}
+
+impl Pipeline {
+    /// Registers the metrics.
+    pub(crate) fn new(r: &mut Registry, default_node: &str) -> Self {
+        let nodes = r.table(&[]);
+        let losses = r.table(&[]);
+        let undecoded_messages = r.table(&[]);
+        Pipeline {
+            events: r.column(
+                nodes,
+                "peerobserver_pipeline_events",
+                "Events that were counted here, by node, extractor and subject.",
+                &["node"],
+                &[EXTRACTOR, SUBJECT],
+            ),
+            latency: r.histogram_vec(
+                "peerobserver_pipeline_latency_seconds",
+                "Time from what an event tells of until it was counted here.",
+                &[EXTRACTOR],
+                LATENCY,
+            ),
+            without_origin: r.counter(
+                "peerobserver_pipeline_events_without_origin",
+                "Events that do not say where they come from; when some of these are lost, nobody can tell.",
+            ),
+            lost: r.column(
+                losses,
+                "peerobserver_pipeline_lost",
+                "Events lost anywhere, as those who lost them or missed them tell, by stage, cause and component.",
+                &["cause", "component"],
+                &[STAGE],
+            ),
+            decode_errors: r.column(
+                undecoded_messages,
+                "peerobserver_pipeline_decode_errors",
+                "P2P messages that could not be decoded, or not to their end.",
+                &["message"],
+                &[],
+            ),
+            received: r.counter("peerobserver_pipeline_received", "Events that this tool received."),
+            undecodable: r.counter(
+                "peerobserver_pipeline_undecodable_events",
+                "What came to this tool from the bus and is no event.",
+            ),
+            repeated: r.counter(
+                "peerobserver_pipeline_duplicates",
+                "Events that came to this tool although they, or later ones, had been there before.",
+            ),
+            own_lost_transport: r.counter(
+                "peerobserver_pipeline_own_lost_transport",
+                "Events that were published and did not reach this tool.",
+            ),
+            own_lost_queue: r.counter(
+                "peerobserver_pipeline_own_lost_queue",
+                "Events that reached this tool and found its queue full.",
+            ),
+            queue_events: r
+                .gauge("peerobserver_pipeline_queue_events", "Events that wait for this tool."),
+            queue_bytes: r
+                .gauge("peerobserver_pipeline_queue_bytes", "Memory of the events that wait for this tool."),
+            nodes,
+            losses,
+            undecoded_messages,
+            default_node: default_node.to_owned(),
+            told_without_origin: false,
+            scratch: String::new(),
+        }
+    }
+
+    /// Counts that an event came, at `now_ns` since the UNIX epoch.
+    pub(crate) fn observe(&mut self, r: &mut Registry, delivery: &Delivery, now_ns: u64) {
+        let subject = delivery.subject as usize;
+        let (node, extractor) = match &delivery.event.origin {
+            Some(origin) => (origin.node.as_str(), extractor(origin)),
+            None => (self.default_node.as_str(), 0),
+        };
+        let row = r.row(self.nodes, node);
+        r.add_cell(row, self.events.at2(extractor, subject), 1);
+        match &delivery.event.origin {
+            Some(origin) => {
+                r.observe(self.latency.at(extractor), now_ns.saturating_sub(origin.time_ns));
+            }
+            None => self.observe_without_origin(r),
+        }
+    }
+
+    fn observe_without_origin(&mut self, r: &mut Registry) {
+        r.inc(self.without_origin);
+        if !self.told_without_origin {
+            self.told_without_origin = true;
+            tracing::warn!(
+                node = self.default_node,
+                "events without origin arrive, as public extractors send them: losses among these cannot be seen"
+            );
+        }
+    }
+
+    /// Counts what a stage lost.
+    pub(crate) fn observe_loss(&mut self, r: &mut Registry, loss: &Loss) {
+        let other = STAGE.values.len() - 1;
+        let stage = usize::try_from(loss.stage).map_or(other, |n| n.min(other));
+        self.scratch.clear();
+        self.scratch.push_str(bounded(&loss.cause));
+        self.scratch.push(SEPARATOR);
+        self.scratch.push_str(bounded(&loss.component));
+        let row = r.row(self.losses, &self.scratch);
+        r.add_cell(row, self.lost.at(stage), loss.count);
+    }
+
+    /// Counts a message that could not be decoded; nothing for one that could.
+    pub(crate) fn observe_decode_error(&self, r: &mut Registry, message: &MessageEvent) {
+        if message.decode_error.is_none() {
+            return;
+        }
+        let row = r.row(self.undecoded_messages, &message.meta.command);
+        r.add_cell(row, self.decode_errors.only(), 1);
+    }
+
+    /// Takes over what the bus counted, and the events and bytes that wait.
+    pub(crate) fn observe_bus(&self, r: &mut Registry, stats: &SubscriberStats, depth: (usize, usize)) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        r.set_counter(self.received, load(&stats.received));
+        r.set_counter(self.undecodable, load(&stats.undecodable));
+        r.set_counter(self.repeated, load(&stats.repeated));
+        r.set_counter(self.own_lost_transport, load(&stats.lost_transport));
+        r.set_counter(self.own_lost_queue, load(&stats.lost_queue));
+        r.set(self.queue_events, i64::try_from(depth.0).unwrap_or(i64::MAX));
+        r.set(self.queue_bytes, i64::try_from(depth.1).unwrap_or(i64::MAX));
+    }
+}
+
+fn extractor(origin: &Origin) -> usize {
+    let other = EXTRACTOR.values.len() - 1;
+    usize::try_from(origin.extractor).map_or(other, |n| n.min(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use peer_observer_events::proto::observer::{Source, loss::Stage};
+
+    use super::*;
+
+    #[test]
+    fn label_values_are_the_names_of_the_schema() {
+        for (i, name) in EXTRACTOR.values.iter().enumerate().take(EXTRACTOR.values.len() - 1) {
+            let source = Source::try_from(i as i32).unwrap();
+            assert_eq!(source.as_str_name().to_lowercase(), *name);
+        }
+        assert!(Source::try_from(EXTRACTOR.values.len() as i32 - 1).is_err());
+        for (i, name) in STAGE.values.iter().enumerate().take(STAGE.values.len() - 1) {
+            let stage = Stage::try_from(i as i32).unwrap();
+            assert_eq!(stage.as_str_name().to_lowercase(), *name);
+        }
+        assert!(Stage::try_from(STAGE.values.len() as i32 - 1).is_err());
+    }
+}

@@ -1,0 +1,295 @@
+//! Metrics and their values: one writer, no locks, no allocation when something is counted.
+//!
+//! Each family of metrics is registered once, with name, help and labels; what comes back is a small handle that says where the
+//! value is. Counting is then an addition in a list. Children of a family appear in the output once they were used;
+//! metrics without labels are there from the start.
+
+use super::labels::Table;
+
+/// A label and all values it can have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Label {
+    /// Name of the label.
+    pub(crate) name: &'static str,
+    /// Its values; a child's index is a position in here.
+    pub(crate) values: &'static [&'static str],
+}
+
+/// A counter.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Counter(usize);
+
+/// Counters with one or two labels of known values.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CounterVec {
+    first: usize,
+    inner: usize,
+}
+
+impl CounterVec {
+    /// The child of a family with one label.
+    pub(crate) fn at(self, value: usize) -> Counter {
+        Counter(self.first + value)
+    }
+
+    /// The child of a family with two labels.
+    pub(crate) fn at2(self, outer: usize, inner: usize) -> Counter {
+        Counter(self.first + outer * self.inner + inner)
+    }
+}
+
+/// An integer that goes up and down.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Gauge(usize);
+
+/// A histogram.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Histogram {
+    index: usize,
+    edges: Edges,
+}
+
+/// Histograms with one or two labels of known values.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HistogramVec {
+    first: usize,
+    inner: usize,
+    edges: Edges,
+}
+
+impl HistogramVec {
+    /// The child of a family with one label.
+    pub(crate) fn at(self, value: usize) -> Histogram {
+        Histogram { index: self.first + value, edges: self.edges }
+    }
+
+    /// The child of a family with two labels.
+    pub(crate) fn at2(self, outer: usize, inner: usize) -> Histogram {
+        Histogram { index: self.first + outer * self.inner + inner, edges: self.edges }
+    }
+}
+
+/// A table of counters with label values that peers choose; see [`super::labels`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TableId(usize);
+
+/// The row of a value. Good until the next row of the same table is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowId {
+    table: usize,
+    row: usize,
+}
+
+/// A family in a table: the label of the table, and up to two labels of known values.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Column {
+    first: usize,
+    inner: usize,
+}
+
+/// A cell in every row of a table.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cell(usize);
+
+impl Column {
+    /// The cell of a family that has no labels besides the table's.
+    pub(crate) fn only(self) -> Cell {
+        Cell(self.first)
+    }
+
+    /// The cell of a family with one more label.
+    pub(crate) fn at(self, value: usize) -> Cell {
+        Cell(self.first + value)
+    }
+
+    /// The cell of a family with two more labels.
+    pub(crate) fn at2(self, outer: usize, inner: usize) -> Cell {
+        Cell(self.first + outer * self.inner + inner)
+    }
+}
+
+/// Upper edges of a histogram's buckets, ascending, and how many of their unit make one of the exported unit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Edges {
+    /// The edges; what is above the last is counted too.
+    pub(crate) upper: &'static [u64],
+    /// 1, or 1,000,000,000 for ns that are exported as seconds.
+    pub(crate) divisor: u64,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct HistogramState {
+    /// Observations a bucket, not added up; the last is for what is above all edges.
+    pub(super) buckets: Vec<u64>,
+    /// In the unit of the edges.
+    pub(super) sum: u64,
+    pub(super) used: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Values {
+    Counters { first: usize },
+    Gauge(usize),
+    Histograms { first: usize, edges: Edges },
+    Table { table: usize, first: usize, key_labels: &'static [&'static str] },
+}
+
+#[derive(Debug)]
+pub(super) struct Family {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    pub(super) labels: Vec<Label>,
+    pub(super) values: Values,
+}
+
+/// All metrics of the tool.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    max_values: usize,
+    pub(super) families: Vec<Family>,
+    pub(super) counters: Vec<Option<u64>>,
+    pub(super) gauges: Vec<i64>,
+    pub(super) histograms: Vec<HistogramState>,
+    pub(super) tables: Vec<Table>,
+}
+
+fn children(labels: &[Label]) -> usize {
+    labels.iter().map(|label| label.values.len()).product()
+}
+
+fn inner(labels: &[Label]) -> usize {
+    labels.last().map_or(1, |label| label.values.len())
+}
+
+impl Registry {
+    /// An empty registry whose tables have at most `max_values` values each.
+    pub(crate) fn new(max_values: usize) -> Self {
+        Self {
+            max_values,
+            families: Vec::new(),
+            counters: Vec::new(),
+            gauges: Vec::new(),
+            histograms: Vec::new(),
+            tables: Vec::new(),
+        }
+    }
+
+    fn register(&mut self, name: &'static str, help: &'static str, labels: &[Label], values: Values) {
+        debug_assert!(self.families.iter().all(|f| f.name != name), "{name} is registered twice");
+        self.families.push(Family { name, help, labels: labels.to_vec(), values });
+    }
+
+    /// Registers a counter without labels.
+    pub(crate) fn counter(&mut self, name: &'static str, help: &'static str) -> Counter {
+        let first = self.counters.len();
+        self.counters.push(Some(0));
+        self.register(name, help, &[], Values::Counters { first });
+        Counter(first)
+    }
+
+    /// Registers counters with one or two labels.
+    pub(crate) fn counter_vec(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[Label],
+    ) -> CounterVec {
+        let first = self.counters.len();
+        self.counters.resize(first + children(labels), None);
+        self.register(name, help, labels, Values::Counters { first });
+        CounterVec { first, inner: inner(labels) }
+    }
+
+    /// Registers a gauge without labels.
+    pub(crate) fn gauge(&mut self, name: &'static str, help: &'static str) -> Gauge {
+        let index = self.gauges.len();
+        self.gauges.push(0);
+        self.register(name, help, &[], Values::Gauge(index));
+        Gauge(index)
+    }
+
+    /// Registers histograms with one or two labels.
+    pub(crate) fn histogram_vec(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[Label],
+        edges: Edges,
+    ) -> HistogramVec {
+        let first = self.histograms.len();
+        let empty = HistogramState { buckets: vec![0; edges.upper.len() + 1], sum: 0, used: false };
+        self.histograms.resize(first + children(labels), empty);
+        self.register(name, help, labels, Values::Histograms { first, edges });
+        HistogramVec { first, inner: inner(labels), edges }
+    }
+
+    /// Makes a table; the values in `pinned` always keep their row.
+    pub(crate) fn table(&mut self, pinned: &[&str]) -> TableId {
+        let mut table = Table::new(self.max_values);
+        for value in pinned {
+            table.pin(value);
+        }
+        self.tables.push(table);
+        TableId(self.tables.len() - 1)
+    }
+
+    /// Registers a family in a table. `key_labels` are the labels that the table's values are for: one, or two with values
+    /// joined by [`super::labels::SEPARATOR`].
+    pub(crate) fn column(
+        &mut self,
+        table: TableId,
+        name: &'static str,
+        help: &'static str,
+        key_labels: &'static [&'static str],
+        labels: &[Label],
+    ) -> Column {
+        let first = self.tables[table.0].widen(children(labels));
+        self.register(name, help, labels, Values::Table { table: table.0, first, key_labels });
+        Column { first, inner: inner(labels) }
+    }
+
+    /// Adds to a counter. A counter at its limit stays there.
+    pub(crate) fn add(&mut self, counter: Counter, amount: u64) {
+        let value = self.counters[counter.0].get_or_insert(0);
+        *value = value.saturating_add(amount);
+    }
+
+    /// Adds one to a counter.
+    pub(crate) fn inc(&mut self, counter: Counter) {
+        self.add(counter, 1);
+    }
+
+    /// Sets a counter that is counted elsewhere.
+    pub(crate) fn set_counter(&mut self, counter: Counter, value: u64) {
+        self.counters[counter.0] = Some(value);
+    }
+
+    /// Sets a gauge.
+    pub(crate) fn set(&mut self, gauge: Gauge, value: i64) {
+        self.gauges[gauge.0] = value;
+    }
+
+    /// Makes a histogram appear in the output before anything is observed.
+    pub(crate) fn touch(&mut self, histogram: Histogram) {
+        self.histograms[histogram.index].used = true;
+    }
+
+    /// Observes a value, in the unit of the histogram's edges.
+    pub(crate) fn observe(&mut self, histogram: Histogram, value: u64) {
+        let state = &mut self.histograms[histogram.index];
+        let bucket = histogram.edges.upper.partition_point(|edge| *edge < value);
+        state.buckets[bucket] = state.buckets[bucket].saturating_add(1);
+        state.sum = state.sum.saturating_add(value);
+        state.used = true;
+    }
+
+    /// The row of a value that was seen once more.
+    pub(crate) fn row(&mut self, table: TableId, value: &str) -> RowId {
+        RowId { table: table.0, row: self.tables[table.0].row(value) }
+    }
+
+    /// Adds to a cell of a row.
+    pub(crate) fn add_cell(&mut self, row: RowId, cell: Cell, amount: u64) {
+        self.tables[row.table].add(row.row, cell.0, amount);
+    }
+}
