@@ -2,6 +2,8 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`logger`] | prints events, a line each |
 //! | [`metrics`] | counts events for Prometheus |
 
+pub mod logger;
 pub mod metrics;
