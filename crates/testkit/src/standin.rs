@@ -472,7 +472,8 @@ mod tests {
     fn the_operands_have_all_forms_that_a_real_node_has() {
         let binary = Binary::install(Variant::Core30).unwrap();
         let args: Vec<_> = probes(binary.path()).into_values().flat_map(|probe| probe.args).collect();
-        let forms: [(&str, fn(&str) -> bool); 6] = [
+        type Matches = fn(&str) -> bool;
+        let forms: [(&str, Matches); 6] = [
             ("64-bit register", |arg| arg.starts_with("8@%r")),
             ("32-bit register", |arg| arg.starts_with("4@%")),
             ("8-bit register", |arg| arg.starts_with("1@%")),
