@@ -125,6 +125,9 @@ pub enum Start {
     /// Nothing: once, when the process starts.
     AtOnce,
     /// Something is attached to every probe that will be fired: then once. Not for [`Variant::Core24`].
+    ///
+    /// The kernel raises semaphores a little before a tracer sees its first hit, so some thousand hits can be fired that
+    /// nobody sees. Where the exact number matters, use [`Start::OnGo`] once the tracer says that it is attached.
     WhenAttached,
     /// [`StandIn::go`] is called, as often as it is.
     OnGo,
