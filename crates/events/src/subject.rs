@@ -57,6 +57,8 @@ subjects! {
     Incident = "observer.incident",
     /// Flushes of the UTXO set.
     UtxoCache = "observer.utxocache",
+    /// Hits of tracepoints and what became of them.
+    Books = "observer.books",
     /// RPC answers that the public schema lacks.
     RpcExtra = "observer.rpc",
     /// Address manager tracepoints of patched nodes.
@@ -82,6 +84,7 @@ impl Subject {
             PeerObserverEvent::Incident(_) => Subject::Incident,
             PeerObserverEvent::Utxocache(_) => Subject::UtxoCache,
             PeerObserverEvent::RpcExtra(_) => Subject::RpcExtra,
+            PeerObserverEvent::Books(_) => Subject::Books,
         })
     }
 }

@@ -1,1 +1,12 @@
 //! Extractors of peer-observer: from a node's interfaces to events.
+//!
+//! A folder each, with `Config`, `check` (what `doctor` says) and `run`, and nothing else that others need.
+//!
+//! | module | what it reads |
+//! |---|---|
+//! | [`ebpf`] | tracepoints of running nodes, through eBPF |
+//! | [`convert`] | makes events of hits, for all that have hits |
+
+pub mod convert;
+#[allow(unsafe_code, reason = "talks to the kernel")]
+pub mod ebpf;

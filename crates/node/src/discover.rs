@@ -1,1 +1,319 @@
-//! Finds the Bitcoin Core nodes that run on this machine.
+//! Finds the Bitcoin Core nodes that run on this machine, from /proc alone.
+//!
+//! Everything about a process is read through /proc/PID: `exe` is the program itself even when its file was replaced since, and
+//! `root` is its file system even when it runs in a container.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Programs of Bitcoin Core that are nodes.
+pub const NODE_PROGRAMS: &[&str] = &["bitcoind", "bitcoin-node", "bitcoin-qt", "bitcoin-gui"];
+
+/// A file, whatever its name: device and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileId {
+    /// Device.
+    pub device: u64,
+    /// Inode.
+    pub inode: u64,
+}
+
+impl FileId {
+    /// Identity of the file at `path`, or nothing if there is none.
+    pub fn of(path: &Path) -> Option<Self> {
+        let meta = fs::metadata(path).ok()?;
+        Some(FileId { device: meta.dev(), inode: meta.ino() })
+    }
+}
+
+/// A chain that a node can run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// The main chain.
+    Mainnet,
+    /// Test network 3.
+    Testnet3,
+    /// Test network 4.
+    Testnet4,
+    /// Signet.
+    Signet,
+    /// A chain of one's own.
+    Regtest,
+}
+
+impl Network {
+    /// Its usual name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Network::Mainnet => "mainnet",
+            Network::Testnet3 => "testnet3",
+            Network::Testnet4 => "testnet4",
+            Network::Signet => "signet",
+            Network::Regtest => "regtest",
+        }
+    }
+
+    fn of_chain(chain: &str) -> Option<Self> {
+        Some(match chain {
+            "main" => Network::Mainnet,
+            "test" => Network::Testnet3,
+            "testnet4" => Network::Testnet4,
+            "signet" => Network::Signet,
+            "regtest" => Network::Regtest,
+            _ => return None,
+        })
+    }
+}
+
+/// A running node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeProcess {
+    /// Process id, as this process sees it.
+    pub pid: u32,
+    /// Start of the process in clock ticks since boot: tells processes with the same id apart.
+    pub started: u64,
+    /// The program's path, as the process sees it.
+    pub exe: PathBuf,
+    /// The program's file.
+    pub file: FileId,
+    /// The data directory, as the process sees it, without the network's folder.
+    pub datadir: PathBuf,
+    /// It is the data directory that Bitcoin Core takes when none is given.
+    pub default_datadir: bool,
+    /// The chain, from the command line and bitcoin.conf.
+    pub network: Network,
+    /// User it runs as.
+    pub uid: u32,
+}
+
+impl NodeProcess {
+    /// The program's file as this process can open it, also if it was replaced or is in a container.
+    pub fn exe_link(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/exe", self.pid))
+    }
+
+    /// A path of the node as this process can open it.
+    pub fn host_path(&self, path: &Path) -> PathBuf {
+        let relative = path.strip_prefix("/").unwrap_or(path);
+        PathBuf::from(format!("/proc/{}/root", self.pid)).join(relative)
+    }
+}
+
+/// Which processes are nodes.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Programs by file, besides those with a known name. With any of these or `pids`, names do not count.
+    pub files: Vec<FileId>,
+    /// Processes by id.
+    pub pids: Vec<u32>,
+}
+
+/// The nodes that run now, by process id. Processes that end meanwhile, or may not be looked at, are left out.
+pub fn running(wanted: &Wanted) -> Vec<NodeProcess> {
+    let by_name = wanted.files.is_empty() && wanted.pids.is_empty();
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let mut found: Vec<NodeProcess> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| {
+            let exe = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+            let wanted = (by_name && has_node_name(&exe))
+                || wanted.pids.contains(&pid)
+                || (!wanted.files.is_empty()
+                    && FileId::of(Path::new(&format!("/proc/{pid}/exe")))
+                        .is_some_and(|f| wanted.files.contains(&f)));
+            if wanted { look_at(pid, exe) } else { None }
+        })
+        .collect();
+    found.sort_by_key(|n| n.pid);
+    found
+}
+
+/// The node that is this process, whatever its name; nothing when there is no such process.
+pub fn process(pid: u32) -> Option<NodeProcess> {
+    look_at(pid, fs::read_link(format!("/proc/{pid}/exe")).ok()?)
+}
+
+/// Nodes by name that run and whose program may not be looked at: /proc/PID/exe of other users needs CAP_SYS_PTRACE.
+pub fn hidden() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/comm"))
+                // The kernel cuts names at 15 bytes; Core names its main thread b-NAME.
+                .is_ok_and(|comm| NODE_PROGRAMS.contains(&comm.trim_end().trim_start_matches("b-")))
+                && fs::read_link(format!("/proc/{pid}/exe"))
+                    .is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied)
+        })
+        .collect()
+}
+
+/// The path without the mark that the kernel puts behind a replaced or removed file.
+fn without_deleted(path: &Path) -> PathBuf {
+    match path.as_os_str().as_bytes().strip_suffix(b" (deleted)") {
+        Some(bytes) => PathBuf::from(OsString::from_vec(bytes.to_vec())),
+        None => path.to_path_buf(),
+    }
+}
+
+fn has_node_name(exe: &Path) -> bool {
+    let exe = without_deleted(exe);
+    exe.file_name().and_then(|n| n.to_str()).is_some_and(|name| NODE_PROGRAMS.contains(&name))
+}
+
+fn look_at(pid: u32, exe: PathBuf) -> Option<NodeProcess> {
+    let file = FileId::of(Path::new(&format!("/proc/{pid}/exe")))?;
+    let started = start_time(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+    let cmdline = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let uid = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
+    let cwd = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_else(|_| PathBuf::from("/"));
+    let home = environment(pid, b"HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
+    let args = Options::of_command_line(&cmdline);
+    let mut node = NodeProcess {
+        pid,
+        started,
+        exe: without_deleted(&exe),
+        file,
+        datadir: home.join(".bitcoin"),
+        default_datadir: true,
+        network: Network::Mainnet,
+        uid,
+    };
+    if let Some(dir) = args.get("datadir") {
+        node.datadir = cwd.join(dir);
+        node.default_datadir = node.datadir == home.join(".bitcoin");
+    }
+    let conf = node.datadir.join(args.get("conf").unwrap_or("bitcoin.conf"));
+    let conf = Options::of_file(&read_bounded(&node.host_path(&conf)));
+    // Core: the command line wins over the file, and a data directory in the file moves all but the file itself.
+    if args.get("datadir").is_none()
+        && let Some(dir) = conf.get("datadir")
+    {
+        node.datadir = cwd.join(dir);
+        node.default_datadir = false;
+    }
+    node.network = args.network().or_else(|| conf.network()).unwrap_or(Network::Mainnet);
+    Some(node)
+}
+
+fn read_bounded(path: &Path) -> String {
+    use std::io::Read;
+    let mut text = Vec::new();
+    if let Ok(file) = fs::File::open(path)
+        && file.metadata().is_ok_and(|m| m.is_file())
+        && file.take(1 << 20).read_to_end(&mut text).is_ok()
+    {
+        return String::from_utf8_lossy(&text).into_owned();
+    }
+    String::new()
+}
+
+fn environment(pid: u32, name: &[u8]) -> Option<OsString> {
+    let all = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    all.split(|b| *b == 0)
+        .find_map(|var| var.strip_prefix(name)?.strip_prefix(b"="))
+        .map(|value| OsString::from_vec(value.to_vec()))
+}
+
+/// Field 22 of /proc/PID/stat. The second field is a name in brackets that may hold anything.
+fn start_time(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// Options of a node. Of one that is given several times, the last counts on a command line and the first in a file, as in Core
+/// (common/settings.cpp).
+struct Options(BTreeMap<String, String>);
+
+impl Options {
+    fn of_command_line(cmdline: &[u8]) -> Self {
+        let mut options = BTreeMap::new();
+        for arg in cmdline.split(|b| *b == 0).skip(1) {
+            let arg = String::from_utf8_lossy(arg);
+            let Some(option) = arg.strip_prefix('-') else { continue };
+            let option = option.strip_prefix('-').unwrap_or(option);
+            let (name, value) = option.split_once('=').unwrap_or((option, "1"));
+            options.insert(name.to_owned(), value.to_owned());
+        }
+        Options(options)
+    }
+
+    /// The part of a bitcoin.conf before its first section: what chooses the chain stands there.
+    fn of_file(text: &str) -> Self {
+        let mut options = BTreeMap::new();
+        for line in text.lines() {
+            let line = line.split('#').next().unwrap_or("").trim();
+            if line.starts_with('[') {
+                break;
+            }
+            if let Some((name, value)) = line.split_once('=') {
+                options.entry(name.trim().to_owned()).or_insert_with(|| value.trim().to_owned());
+            }
+        }
+        Options(options)
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    fn network(&self) -> Option<Network> {
+        if let Some(network) = self.get("chain").and_then(Network::of_chain) {
+            return Some(network);
+        }
+        [
+            ("regtest", Network::Regtest),
+            ("signet", Network::Signet),
+            ("testnet4", Network::Testnet4),
+            ("testnet", Network::Testnet3),
+        ]
+        .into_iter()
+        .find(|(name, _)| self.get(name).is_some_and(|v| v != "0"))
+        .map(|(_, network)| network)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chain_comes_from_the_command_line_or_the_file_before_its_sections() {
+        let network = |cmdline: &str| Options::of_command_line(cmdline.as_bytes()).network();
+        assert_eq!(network("bitcoind\0-regtest"), Some(Network::Regtest));
+        assert_eq!(network("bitcoind\0--signet=1"), Some(Network::Signet));
+        assert_eq!(network("bitcoind\0-chain=testnet4"), Some(Network::Testnet4));
+        assert_eq!(network("bitcoind\0-testnet=0"), None);
+        assert_eq!(network("bitcoind"), None);
+        let file = Options::of_file("# chain=test\nsignet = 1 # yes\n[regtest]\nchain=regtest\n");
+        assert_eq!(file.network(), Some(Network::Signet));
+    }
+
+    #[test]
+    fn the_start_time_is_found_behind_a_hostile_name() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 11 12";
+        assert_eq!(start_time(stat), Some(98765));
+        assert_eq!(start_time("7 (a"), None);
+    }
+
+    #[test]
+    fn this_process_is_found_by_its_id_and_by_its_file() {
+        let me = std::process::id();
+        let by_pid = running(&Wanted { pids: vec![me], ..Wanted::default() });
+        assert_eq!(by_pid.iter().map(|n| n.pid).collect::<Vec<_>>(), [me]);
+        let by_file = running(&Wanted { files: vec![by_pid[0].file], ..Wanted::default() });
+        assert!(by_file.iter().any(|n| n.pid == me));
+        assert!(by_pid[0].host_path(Path::new("/proc")).exists());
+    }
+
+    #[test]
+    fn a_replaced_program_keeps_its_name() {
+        assert!(has_node_name(Path::new("/usr/bin/bitcoind (deleted)")));
+        assert!(!has_node_name(Path::new("/usr/bin/bitcoin-cli")));
+    }
+}

@@ -1,1 +1,139 @@
 //! Which tracepoints a binary has, from its ELF notes.
+//!
+//! A tracepoint (USDT) is a note in the section `.note.stapsdt`: where the probe is, where its semaphore is, its provider, name
+//! and argument forms. Format: https://sourceware.org/systemtap/wiki/UserSpaceProbeImplementation
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use object::read::elf::{FileHeader, SectionHeader};
+use object::{Endianness, elf};
+
+use crate::hit::Tracepoint;
+
+/// Notes of a binary are small; a larger section is not a node's.
+const MAX_NOTES: u64 = 16 << 20;
+
+/// Why the tracepoints of a binary are not known.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is no ELF file, or a broken one.
+    #[error("{path} is not a program that can be looked into: {reason}")]
+    NotElf {
+        /// The file.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The tracepoints of a binary.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Probes {
+    known: BTreeSet<Tracepoint>,
+    any: bool,
+}
+
+impl Probes {
+    /// Reads the notes of a binary.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is no 64-bit ELF file.
+    pub fn of_binary(path: &Path) -> Result<Self, Error> {
+        let file = std::fs::File::open(path)
+            .map_err(|source| Error::Read { path: path.display().to_string(), source })?;
+        let cache = object::ReadCache::new(std::io::BufReader::new(file));
+        parse(&cache).map_err(|e| Error::NotElf { path: path.display().to_string(), reason: e.to_string() })
+    }
+
+    /// The binary has this tracepoint.
+    pub fn has(&self, tracepoint: Tracepoint) -> bool {
+        self.known.contains(&tracepoint)
+    }
+
+    /// Tracepoints that we know and the binary has.
+    pub fn known(&self) -> impl Iterator<Item = Tracepoint> + '_ {
+        self.known.iter().copied()
+    }
+
+    /// The binary has tracepoints, known to us or not.
+    pub fn any(&self) -> bool {
+        self.any
+    }
+
+    /// `validation:block_connected` tells the time in us and not in ns. It did before Core 25, the release that brought the
+    /// mempool tracepoints.
+    pub fn block_time_in_us(&self) -> bool {
+        self.has(Tracepoint::BlockConnected) && !self.has(Tracepoint::MempoolAdded)
+    }
+
+    /// The Core releases that have such a set of tracepoints. Core 22: messages and blocks; 23: UTXO set; 25: mempool; 29:
+    /// connections.
+    pub fn release(&self) -> &'static str {
+        if self.has(Tracepoint::InboundConnection) {
+            "29 or later"
+        } else if self.has(Tracepoint::MempoolAdded) {
+            "25 to 28"
+        } else if self.has(Tracepoint::UtxoCacheFlush) {
+            "23 or 24"
+        } else if self.has(Tracepoint::InboundMessage) {
+            "22"
+        } else {
+            "unknown"
+        }
+    }
+}
+
+fn parse<'a, R: object::ReadRef<'a>>(data: R) -> object::Result<Probes> {
+    let header = elf::FileHeader64::<Endianness>::parse(data)?;
+    let endian = header.endian()?;
+    let sections = header.sections(endian, data)?;
+    let mut probes = Probes::default();
+    for section in sections.iter() {
+        if section.sh_type(endian) != elf::SHT_NOTE
+            || sections.section_name(endian, section)? != b".note.stapsdt"
+            || section.sh_size(endian) > MAX_NOTES
+        {
+            continue;
+        }
+        let Some(mut notes) = section.notes(endian, data)? else { continue };
+        while let Some(note) = notes.next()? {
+            // Three addresses (probe, base, semaphore), then provider, name and arguments, each ended by a NUL.
+            let Some(text) = note.desc().get(24..) else { continue };
+            let mut words = text.split(|b| *b == 0);
+            let (Some(provider), Some(name)) = (words.next(), words.next()) else { continue };
+            probes.any = true;
+            let found = Tracepoint::ALL
+                .iter()
+                .find(|t| t.provider().as_bytes() == provider && t.name().as_bytes() == name);
+            probes.known.extend(found);
+        }
+    }
+    Ok(probes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binary_without_probes_has_none() {
+        let probes = Probes::of_binary(Path::new("/bin/true")).unwrap();
+        assert_eq!(probes.known().count(), 0);
+        assert_eq!(probes.release(), "unknown");
+    }
+
+    #[test]
+    fn what_is_no_program_is_an_error() {
+        assert!(matches!(Probes::of_binary(Path::new("/etc/passwd")), Err(Error::NotElf { .. })));
+        assert!(matches!(Probes::of_binary(Path::new("/nonexistent")), Err(Error::Read { .. })));
+    }
+}

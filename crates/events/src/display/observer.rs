@@ -8,7 +8,7 @@ use crate::proto::observer::incident::{Severity, State};
 use crate::proto::observer::loss::Stage;
 use crate::proto::observer::rpc_extra::RpcEvent;
 use crate::proto::observer::{
-    AddrmanPart, Banned, BannedSubnet, ChainTip, ChainTips, Evidence, Incident, Loss, RpcExtra, UtxoCache,
+    AddrmanPart, Banned, BannedSubnet, Books, ChainTip, ChainTips, Evidence, Incident, Loss, RpcExtra, TracepointBook, UtxoCache,
     UtxoCacheFlush, utxo_cache,
 };
 
@@ -62,6 +62,24 @@ impl fmt::Display for Evidence {
             self.first_sequence,
             self.last_sequence
         )
+    }
+}
+
+impl fmt::Display for Books {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Fields::new(f, "Books").field("pid", self.pid).field("tracepoints", format_args!("[{}]", List(&self.tracepoints))).end()
+    }
+}
+
+impl fmt::Display for TracepointBook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Fields::new(f, "TracepointBook")
+            .field("tracepoint", Escaped(&self.tracepoint))
+            .field("hits", self.hits)
+            .field("dropped", self.dropped)
+            .field("unread", self.unread)
+            .field("published", self.published)
+            .end()
     }
 }
 

@@ -33,7 +33,7 @@ pub struct BlockConnected {
     /// Signature operations, as the consensus limit counts them (BIP 141: "sigop cost").
     #[prost(int64, required, tag = "5")]
     pub sigops: i64,
-    /// Time it took to connect the block, ns.
+    /// Time it took to connect the block, ns. Before Bitcoin Core 25 the tracepoint says us.
     #[prost(uint64, required, tag = "6")]
     pub connection_time: u64,
 }

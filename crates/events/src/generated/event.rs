@@ -11,7 +11,7 @@ pub struct Event {
     pub origin: ::core::option::Option<super::observer::Origin>,
     #[prost(
         oneof = "event::PeerObserverEvent",
-        tags = "1, 2, 3, 4, 5, 101, 102, 103, 104"
+        tags = "1, 2, 3, 4, 5, 101, 102, 103, 104, 105"
     )]
     pub peer_observer_event: ::core::option::Option<event::PeerObserverEvent>,
 }
@@ -47,5 +47,8 @@ pub mod event {
         /// RPC answers that the public schema lacks; on `observer.rpc`.
         #[prost(message, tag = "104")]
         RpcExtra(super::super::observer::RpcExtra),
+        /// How many hits of tracepoints there were, and what became of them; on `observer.books`.
+        #[prost(message, tag = "105")]
+        Books(super::super::observer::Books),
     }
 }

@@ -312,6 +312,38 @@ pub struct UtxoCacheFlush {
     #[prost(bool, required, tag = "5")]
     pub for_prune: bool,
 }
+/// The eBPF extractor's books of one process: published every ten seconds, and when the extractor ends. When it has ended,
+/// `hits` equals `published` + `dropped` in all of them; what did not is told as a `Loss`.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Books {
+    /// Process id of the node. 0 stands for processes that found no place of their own.
+    #[prost(uint32, required, tag = "1")]
+    pub pid: u32,
+    /// Tracepoints that were hit so far.
+    #[prost(message, repeated, tag = "2")]
+    pub tracepoints: ::prost::alloc::vec::Vec<TracepointBook>,
+}
+/// All numbers count since the extractor began to watch the process.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TracepointBook {
+    /// `provider:name`.
+    #[prost(string, required, tag = "1")]
+    pub tracepoint: ::prost::alloc::string::String,
+    /// Times the probe was hit.
+    #[prost(uint64, required, tag = "2")]
+    pub hits: u64,
+    /// Hits that found the ring buffer full; told as `Loss`, too.
+    #[prost(uint64, required, tag = "3")]
+    pub dropped: u64,
+    /// Hits with an argument that could not be read; their events are marked.
+    #[prost(uint64, required, tag = "4")]
+    pub unread: u64,
+    /// Hits that became events so far. Some may be on their way.
+    #[prost(uint64, required, tag = "5")]
+    pub published: u64,
+}
 /// Answers of RPC methods, and forms of them, that the public schema lacks.
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -1,0 +1,203 @@
+//! From a hit of a tracepoint to an event of the schema. Used by every source of hits: the kernel, recordings, capture files.
+
+use bytes::Bytes;
+use peer_observer_events::PeerObserverEvent;
+use peer_observer_events::decode::{Decoded, decode};
+use peer_observer_events::proto::bitcoin_primitives::ConnType;
+use peer_observer_events::proto::ebpf_extractor::addrman::{
+    AddrmanEvent, InsertNew, InsertTried, addrman_event,
+};
+use peer_observer_events::proto::ebpf_extractor::connection::{
+    ClosedConnection, Connection, ConnectionEvent, EvictedInboundConnection, InboundConnection,
+    MisbehavingConnection, OutboundConnection, connection_event,
+};
+use peer_observer_events::proto::ebpf_extractor::mempool::{
+    Added, MempoolEvent, Rejected, Removed, Replaced, mempool_event,
+};
+use peer_observer_events::proto::ebpf_extractor::message::{
+    MessageEvent, Metadata, Unknown, message_event::Msg,
+};
+use peer_observer_events::proto::ebpf_extractor::validation::{
+    BlockConnected, ValidationEvent, validation_event,
+};
+use peer_observer_events::proto::ebpf_extractor::{Ebpf, ebpf::EbpfEvent};
+use peer_observer_events::proto::observer::{UtxoCache, UtxoCacheFlush, utxo_cache};
+use peer_observer_node::hit::{self, Hit};
+
+/// The event that a hit is.
+pub fn event(hit: &Hit<'_>) -> PeerObserverEvent {
+    let ebpf = match *hit {
+        Hit::Message(ref m) => EbpfEvent::Message(message(m)),
+        Hit::InboundConnection { ref conn, existing } => {
+            connection_event(connection_event::Event::Inbound(InboundConnection {
+                conn: connection(conn),
+                existing_connections: existing,
+            }))
+        }
+        Hit::OutboundConnection { ref conn, existing } => {
+            connection_event(connection_event::Event::Outbound(OutboundConnection {
+                conn: connection(conn),
+                existing_connections: existing,
+            }))
+        }
+        Hit::ClosedConnection { ref conn, established } => {
+            connection_event(connection_event::Event::Closed(ClosedConnection {
+                conn: connection(conn),
+                time_established: established,
+            }))
+        }
+        Hit::EvictedInboundConnection { ref conn, established } => {
+            connection_event(connection_event::Event::InboundEvicted(EvictedInboundConnection {
+                conn: connection(conn),
+                time_established: established,
+            }))
+        }
+        Hit::MisbehavingConnection { peer_id, reason } => {
+            connection_event(connection_event::Event::Misbehaving(MisbehavingConnection {
+                id: peer_id as u64,
+                message: text(reason),
+            }))
+        }
+        Hit::MempoolAdded { txid, vsize, fee } => {
+            mempool_event(mempool_event::Event::Added(Added { txid: hash(txid), vsize, fee }))
+        }
+        Hit::MempoolRemoved { txid, reason, vsize, fee, entry_time } => {
+            mempool_event(mempool_event::Event::Removed(Removed {
+                txid: hash(txid),
+                reason: text(reason),
+                vsize,
+                fee,
+                entry_time,
+            }))
+        }
+        Hit::MempoolReplaced {
+            replaced_txid,
+            replaced_vsize,
+            replaced_fee,
+            replaced_entry_time,
+            replacement_id,
+            replacement_vsize,
+            replacement_fee,
+            by_transaction,
+        } => mempool_event(mempool_event::Event::Replaced(Replaced {
+            replaced_txid: hash(replaced_txid),
+            replaced_vsize,
+            replaced_fee,
+            replaced_entry_time,
+            replacement_id: hash(replacement_id),
+            replacement_vsize,
+            replacement_fee,
+            replaced_by_transaction: by_transaction,
+        })),
+        Hit::MempoolRejected { txid, reason } => {
+            mempool_event(mempool_event::Event::Rejected(Rejected { txid: hash(txid), reason: text(reason) }))
+        }
+        Hit::BlockConnected { hash: block, height, transactions, inputs, sigops, duration } => {
+            EbpfEvent::Validation(ValidationEvent {
+                event: Some(validation_event::Event::BlockConnected(BlockConnected {
+                    hash: hash(block),
+                    height,
+                    transactions: transactions as i64,
+                    inputs,
+                    sigops: sigops as i64,
+                    connection_time: duration,
+                })),
+            })
+        }
+        Hit::UtxoCacheFlush { duration_us, mode, coins, bytes, for_prune } => {
+            let flush = UtxoCacheFlush { duration_us, mode, coins, bytes, for_prune };
+            return PeerObserverEvent::Utxocache(UtxoCache { event: Some(utxo_cache::Event::Flush(flush)) });
+        }
+        Hit::AddrmanAttemptAdd { inserted, bucket, position, addr, addr_as, source, source_as } => {
+            addrman_event(addrman_event::Event::New(InsertNew {
+                inserted,
+                bucket,
+                bucket_pos: position,
+                addr: text(addr),
+                addr_as,
+                source: text(source),
+                source_as,
+            }))
+        }
+        Hit::AddrmanMoveToGood { bucket, position, addr, addr_as, source, source_as } => {
+            addrman_event(addrman_event::Event::Tried(InsertTried {
+                bucket,
+                bucket_pos: position,
+                addr: text(addr),
+                addr_as,
+                source: text(source),
+                source_as,
+            }))
+        }
+    };
+    PeerObserverEvent::EbpfExtractor(Ebpf { ebpf_event: Some(ebpf) })
+}
+
+/// A connection type as Bitcoin Core prints it (node/connection_types.cpp).
+pub fn conn_type(text: &[u8]) -> ConnType {
+    match text {
+        b"inbound" => ConnType::Inbound,
+        b"outbound-full-relay" => ConnType::OutboundFullRelay,
+        b"block-relay-only" => ConnType::BlockRelayOnly,
+        b"feeler" => ConnType::Feeler,
+        b"manual" => ConnType::Manual,
+        b"addr-fetch" => ConnType::AddrFetch,
+        b"private-broadcast" => ConnType::PrivateBroadcast,
+        _ => ConnType::Unknown,
+    }
+}
+
+fn message(m: &hit::Message<'_>) -> MessageEvent {
+    let command = text(m.msg_type);
+    let payload = Bytes::copy_from_slice(m.payload);
+    let captured = m.payload.len() as u64;
+    let (decoded, captured) = if captured == m.size {
+        (decode(&command, payload), None)
+    } else {
+        // Half a message decodes to nothing or to something wrong.
+        let error = Some(format!("{captured} of {} bytes captured", m.size));
+        (Decoded { msg: Msg::Unknown(Unknown { command: command.clone(), payload }), error }, Some(captured))
+    };
+    MessageEvent {
+        meta: Metadata {
+            peer_id: m.peer_id as u64,
+            addr: text(m.addr),
+            conn_type: conn_type(m.conn_type) as i32,
+            command,
+            inbound: m.inbound,
+            size: m.size,
+        },
+        msg: Some(decoded.msg),
+        decode_error: decoded.error,
+        captured,
+    }
+}
+
+fn connection(c: &hit::Connection<'_>) -> Connection {
+    Connection {
+        peer_id: c.peer_id as u64,
+        addr: text(c.addr),
+        conn_type: conn_type(c.conn_type) as i32,
+        network: c.network,
+    }
+}
+
+fn connection_event(event: connection_event::Event) -> EbpfEvent {
+    EbpfEvent::Connection(ConnectionEvent { event: Some(event) })
+}
+
+fn mempool_event(event: mempool_event::Event) -> EbpfEvent {
+    EbpfEvent::Mempool(MempoolEvent { event: Some(event) })
+}
+
+fn addrman_event(event: addrman_event::Event) -> EbpfEvent {
+    EbpfEvent::Addrman(AddrmanEvent { event: Some(event) })
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn hash(bytes: hit::Hash) -> Bytes {
+    Bytes::copy_from_slice(&bytes)
+}

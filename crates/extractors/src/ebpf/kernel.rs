@@ -1,0 +1,320 @@
+//! The kernel's side: loading the programs, attaching them, reading ring and books.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use libbpf_rs::{
+    ErrorExt, ErrorKind, Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, PrintLevel,
+    RingBufferBuilder,
+};
+use peer_observer_node::hit::Tracepoint;
+
+/// Made of bpf/probes.bpf.c by `cargo xtask regenerate bpf`.
+#[cfg(target_arch = "x86_64")]
+const OBJECT: &[u8] = include_bytes!("bpf/probes.x86_64.bpf.o");
+#[cfg(target_arch = "aarch64")]
+const OBJECT: &[u8] = include_bytes!("bpf/probes.aarch64.bpf.o");
+
+/// Kinds of tracepoints in a book, as in probes.bpf.c.
+const KINDS: usize = 16;
+/// Length of a message type in `type_limits`, as in probes.bpf.c.
+const MSG_TYPE: usize = 16;
+/// Largest payload that can be captured, bytes: what Core takes from a peer is less (4,000,000, net.h).
+pub const MAX_PAYLOAD: u32 = 4 << 20;
+
+/// What goes wrong with the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The programs cannot be loaded.
+    #[error("cannot load the eBPF programs: {source} ({})", load_hint(source))]
+    Load {
+        /// What libbpf says.
+        source: libbpf_rs::Error,
+    },
+    /// The ring buffer cannot be read.
+    #[error("cannot read the ring buffer: {source}")]
+    Ring {
+        /// What libbpf or the kernel says.
+        source: libbpf_rs::Error,
+    },
+    /// The committed object is not the one this code was written for.
+    #[error("the BPF object has no {0}: run `cargo xtask regenerate bpf`")]
+    Object(&'static str),
+}
+
+fn load_hint(error: &libbpf_rs::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::PermissionDenied => {
+            "run as root, or give the program CAP_BPF and CAP_PERFMON; `peer-observer doctor` tells more"
+        }
+        ErrorKind::InvalidInput => "the kernel may be too old: Linux 5.15 or later is needed",
+        _ => "`peer-observer doctor` tells what this machine lacks",
+    }
+}
+
+/// Settings that are fixed when the programs are loaded.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Size of the ring buffer, bytes: a power of two.
+    pub ring_bytes: u32,
+    /// Payload bytes captured of a message, at most.
+    pub max_payload: u32,
+    /// The same for some message types.
+    pub type_limits: BTreeMap<String, u32>,
+}
+
+/// The loaded programs.
+pub struct Kernel {
+    object: Object,
+}
+
+impl Kernel {
+    /// Loads the programs.
+    ///
+    /// # Errors
+    /// When the kernel refuses: no permission, too old, no memory for the ring.
+    pub fn load(options: &LoadOptions) -> Result<Self, Error> {
+        let load = |source| Error::Load { source };
+        let mut builder = ObjectBuilder::default();
+        builder.name("peer_observer").map_err(load)?;
+        let mut open = builder.open_memory(OBJECT).map_err(load)?;
+        for mut map in open.maps_mut() {
+            let name = map.name().to_string_lossy().into_owned();
+            if name == "events" {
+                map.set_max_entries(options.ring_bytes).map_err(load)?;
+            } else if name.ends_with(".rodata") {
+                // `config` is the first thing in there; see probes.bpf.c.
+                let value = map.initial_value_mut().ok_or(Error::Object("configuration"))?;
+                let (config, _) = value.split_first_chunk_mut::<8>().ok_or(Error::Object("configuration"))?;
+                if config[..4] != MAX_PAYLOAD.to_ne_bytes() {
+                    return Err(Error::Object("configuration where it is expected"));
+                }
+                config[..4].copy_from_slice(&options.max_payload.min(MAX_PAYLOAD).to_ne_bytes());
+                config[4..].copy_from_slice(&u32::from(!options.type_limits.is_empty()).to_ne_bytes());
+            }
+        }
+        let object = open.load().map_err(load)?;
+        let kernel = Kernel { object };
+        let limits = kernel.map("type_limits")?;
+        for (name, limit) in &options.type_limits {
+            let mut key = [0; MSG_TYPE];
+            let length = name.len().min(MSG_TYPE - 1);
+            key[..length].copy_from_slice(&name.as_bytes()[..length]);
+            limits.update(&key, &limit.to_ne_bytes(), MapFlags::ANY).map_err(load)?;
+        }
+        Ok(kernel)
+    }
+
+    fn map(&self, name: &'static str) -> Result<MapHandle, Error> {
+        let map = self.object.maps().find(|m| m.name() == name).ok_or(Error::Object(name))?;
+        MapHandle::try_from(&map).map_err(|source| Error::Load { source })
+    }
+
+    /// Attaches the program of a tracepoint to a binary: to all processes that run it now and later, or to one.
+    ///
+    /// # Errors
+    /// When the binary has no such probe, or the kernel refuses.
+    pub fn attach(&self, binary: &Path, pid: Option<u32>, tracepoint: Tracepoint) -> libbpf_rs::Result<Link> {
+        self.attach_program(program(tracepoint), binary, pid, tracepoint)
+    }
+
+    /// Attaches the program that does nothing: the floor of what any tracing costs the node.
+    ///
+    /// # Errors
+    /// As for [`Kernel::attach`].
+    pub fn attach_nothing(&self, binary: &Path, tracepoint: Tracepoint) -> libbpf_rs::Result<Link> {
+        self.attach_program("nothing", binary, None, tracepoint)
+    }
+
+    fn attach_program(
+        &self,
+        program: &str,
+        binary: &Path,
+        pid: Option<u32>,
+        tracepoint: Tracepoint,
+    ) -> libbpf_rs::Result<Link> {
+        let program = self
+            .object
+            .progs_mut()
+            .find(|p| p.name() == program)
+            .ok_or_else(|| libbpf_rs::Error::from_raw_os_error(libc::ENOENT))
+            .context("the BPF object lacks a program")?;
+        let pid = pid.map_or(-1, |pid| i32::try_from(pid).unwrap_or(i32::MAX));
+        program.attach_usdt(pid, binary, tracepoint.provider(), tracepoint.name())
+    }
+
+    /// The ring's reading end.
+    ///
+    /// # Errors
+    /// When the object is not the one this code was written for.
+    pub fn ring(&self) -> Result<Ring, Error> {
+        Ok(Ring { map: self.map("events")? })
+    }
+
+    /// The books.
+    ///
+    /// # Errors
+    /// When the object is not the one this code was written for.
+    pub fn books(&self) -> Result<KernelBooks, Error> {
+        let bss = self
+            .object
+            .maps()
+            .find(|m| m.name().to_string_lossy().ends_with(".bss"))
+            .ok_or(Error::Object("bss"))?;
+        let bss = MapHandle::try_from(&bss).map_err(|source| Error::Load { source })?;
+        Ok(KernelBooks { books: self.map("books")?, bss })
+    }
+}
+
+fn program(tracepoint: Tracepoint) -> &'static str {
+    match tracepoint {
+        Tracepoint::InboundMessage => "inbound_message",
+        Tracepoint::OutboundMessage => "outbound_message",
+        Tracepoint::InboundConnection => "inbound_connection",
+        Tracepoint::OutboundConnection => "outbound_connection",
+        Tracepoint::ClosedConnection => "closed_connection",
+        Tracepoint::EvictedInboundConnection => "evicted_inbound_connection",
+        Tracepoint::MisbehavingConnection => "misbehaving_connection",
+        Tracepoint::MempoolAdded => "mempool_added",
+        Tracepoint::MempoolRemoved => "mempool_removed",
+        Tracepoint::MempoolReplaced => "mempool_replaced",
+        Tracepoint::MempoolRejected => "mempool_rejected",
+        Tracepoint::BlockConnected => "block_connected",
+        Tracepoint::UtxoCacheFlush => "utxocache_flush",
+        Tracepoint::AddrmanAttemptAdd => "addrman_attempt_add",
+        Tracepoint::AddrmanMoveToGood => "addrman_move_to_good",
+    }
+}
+
+/// The ring buffer.
+pub struct Ring {
+    map: MapHandle,
+}
+
+impl Ring {
+    /// A reader that gives every record to `take`, in order.
+    ///
+    /// # Errors
+    /// When the ring cannot be mapped.
+    pub fn reader<'a>(&'a self, mut take: impl FnMut(&[u8]) + 'a) -> Result<RingReader<'a>, Error> {
+        let mut builder = RingBufferBuilder::new();
+        let ring = |source| Error::Ring { source };
+        builder
+            .add(&self.map, move |record| {
+                take(record);
+                0
+            })
+            .map_err(ring)?;
+        Ok(RingReader { ring: builder.build().map_err(ring)? })
+    }
+}
+
+/// Reads the ring.
+pub struct RingReader<'a> {
+    ring: libbpf_rs::RingBuffer<'a>,
+}
+
+impl RingReader<'_> {
+    /// Waits until there is something to read, at most `timeout`. The kernel wakes only a reader that had read everything, so
+    /// one that sleeps a little before it reads costs the node few wake-ups.
+    ///
+    /// # Errors
+    /// When the kernel refuses to wait.
+    pub fn wait(&self, timeout: Duration) -> std::io::Result<bool> {
+        // SAFETY: the descriptor belongs to the ring, which outlives the call.
+        let epoll = unsafe { BorrowedFd::borrow_raw(self.ring.epoll_fd()) };
+        let mut poll = libc::pollfd { fd: epoll.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: one valid pollfd that lives through the call.
+        let n = unsafe { libc::poll(&raw mut poll, 1, millis) };
+        if n < 0 {
+            let error = std::io::Error::last_os_error();
+            return if error.kind() == std::io::ErrorKind::Interrupted { Ok(false) } else { Err(error) };
+        }
+        Ok(n > 0)
+    }
+
+    /// Takes what is there. Returns the number of records.
+    ///
+    /// # Errors
+    /// When the ring cannot be read.
+    pub fn consume(&self) -> Result<usize, Error> {
+        let n = self.ring.consume_raw();
+        usize::try_from(n).map_err(|_| Error::Ring { source: libbpf_rs::Error::from_raw_os_error(-n) })
+    }
+}
+
+/// Hits of a process, by tracepoint kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Book {
+    /// Hits.
+    pub hits: [u64; KINDS],
+    /// Hits that found the ring full.
+    pub dropped: [u64; KINDS],
+    /// Hits with an argument that could not be read; they are recorded all the same.
+    pub unread: [u64; KINDS],
+}
+
+impl Book {
+    const SIZE: usize = 3 * KINDS * 8;
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut book = Book::default();
+        let numbers = bytes.get(..Self::SIZE)?.chunks_exact(8);
+        let places = book.hits.iter_mut().chain(&mut book.dropped).chain(&mut book.unread);
+        for (place, number) in places.zip(numbers) {
+            *place = u64::from_ne_bytes(number.try_into().ok()?);
+        }
+        Some(book)
+    }
+}
+
+/// The kernel's books.
+pub struct KernelBooks {
+    books: MapHandle,
+    bss: MapHandle,
+}
+
+impl KernelBooks {
+    /// The books of all processes. Process id 0 stands for those that found no place of their own.
+    pub fn read(&self) -> BTreeMap<u32, Book> {
+        let mut all = BTreeMap::new();
+        for key in self.books.keys() {
+            let Ok(pid) = <[u8; 4]>::try_from(key.as_slice()) else { continue };
+            if let Ok(Some(value)) = self.books.lookup(&key, MapFlags::ANY)
+                && let Some(book) = Book::parse(&value)
+            {
+                all.insert(u32::from_ne_bytes(pid), book);
+            }
+        }
+        // .bss: `hit_count`, then `overflow`.
+        if let Ok(Some(bss)) = self.bss.lookup(&0u32.to_ne_bytes(), MapFlags::ANY)
+            && let Some(overflow) = bss.get(8..).and_then(Book::parse)
+            && overflow != Book::default()
+        {
+            all.insert(0, overflow);
+        }
+        all
+    }
+
+    /// Forgets a process that is gone.
+    pub fn forget(&self, pid: u32) {
+        let _ = self.books.delete(&pid.to_ne_bytes());
+    }
+}
+
+/// Sends what libbpf says to the log: everything with `verbose`, else only what it warns of.
+pub fn route_libbpf_messages(verbose: bool) {
+    fn print(level: PrintLevel, text: String) {
+        let text = text.trim_end();
+        match level {
+            // It warns of what is told properly by whoever called it.
+            PrintLevel::Warn | PrintLevel::Info => tracing::debug!(target: "libbpf", "{text}"),
+            PrintLevel::Debug => tracing::info!(target: "libbpf", "{text}"),
+        }
+    }
+    let level = if verbose { PrintLevel::Debug } else { PrintLevel::Warn };
+    libbpf_rs::set_print(Some((level, print)));
+}

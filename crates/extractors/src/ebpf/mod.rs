@@ -1,0 +1,165 @@
+//! Every P2P message, connection, mempool change and block of the Bitcoin Core nodes on this machine, in real time, from
+//! their tracepoints.
+//!
+//! An eBPF program at each tracepoint copies the arguments into one ring buffer in the kernel, so order is kept, and keeps books
+//! of hits and drops. The node is never made to wait: when the ring is full, the hit is counted and dropped.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | bpf/probes.bpf.c | the programs in the kernel |
+//! | kernel.rs | loads and attaches them, reads ring and books |
+//! | record.rs | the layout of the kernel's records |
+//! | pipeline.rs | ring to bus: a thread that copies, a thread that decodes and publishes |
+//! | watcher.rs | finds nodes, attaches, follows restarts and upgrades, tells losses |
+//! | nodes.rs | names of nodes |
+//! | clock.rs | kernel time to UNIX time |
+//! | config.rs | flags |
+//! | check.rs | what the machine must have |
+
+mod check;
+mod clock;
+mod config;
+pub mod kernel;
+mod nodes;
+mod pipeline;
+mod record;
+mod watcher;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use peer_observer_bus::Publisher;
+use tokio_util::sync::CancellationToken;
+
+pub use check::{check, drop_capabilities, needed_capabilities};
+pub use config::{Config, NodeKey, NodeName, TypeLimit};
+
+use clock::Offset;
+use kernel::{Kernel, LoadOptions};
+use watcher::Watcher;
+
+/// Chunks of records between reader and decoder. They bound memory: each is about half a MiB, or one large message.
+const CHUNKS: usize = 8;
+/// How often to look for nodes that came or went.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often to read the kernel's books.
+const BOOKS_EVERY: Duration = Duration::from_secs(1);
+
+/// What ends the extractor before it is told to end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The settings cannot work.
+    #[error("{0}")]
+    Config(String),
+    /// The kernel refuses.
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
+    /// A clock or thread is not to be had.
+    #[error("{doing}: {source}")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A thread ended in a way it never should.
+    #[error("the {0} thread of the ebpf extractor crashed: please report this")]
+    Crashed(&'static str),
+}
+
+/// Watches the nodes of this machine until `stop`, and publishes what they do. Nodes may come and go.
+///
+/// # Errors
+/// When the kernel refuses the programs, or the settings cannot work.
+pub async fn run(config: Config, publisher: Publisher, stop: CancellationToken) -> Result<(), Error> {
+    if !config.ring_buffer_bytes.is_power_of_two() || config.ring_buffer_bytes < 4096 {
+        return Err(Error::Config(format!(
+            "--ring-buffer-bytes {} must be a power of two, 4096 or more",
+            config.ring_buffer_bytes
+        )));
+    }
+    for path in &config.bitcoind_path {
+        if let Err(source) = std::fs::metadata(path) {
+            return Err(Error::Config(format!("--bitcoind-path {}: {source}", path.display())));
+        }
+    }
+    let stopping = Arc::new(AtomicBool::new(false));
+    let threads = thread::Builder::new().name("ebpf-watcher".into());
+    let (done, finished) = tokio::sync::oneshot::channel();
+    let flag = stopping.clone();
+    threads
+        .spawn(move || {
+            let _ = done.send(watch(config, publisher, &flag));
+        })
+        .map_err(|source| Error::System { doing: "starting the ebpf threads", source })?;
+    let mut finished = finished;
+    tokio::select! {
+        result = &mut finished => result.map_err(|_| Error::Crashed("watcher"))?,
+        () = stop.cancelled() => {
+            stopping.store(true, Ordering::Relaxed);
+            finished.await.map_err(|_| Error::Crashed("watcher"))?
+        }
+    }
+}
+
+/// The life of the extractor, on its own thread: libbpf calls wait, and belong on no runtime.
+fn watch(config: Config, publisher: Publisher, stopping: &AtomicBool) -> Result<(), Error> {
+    kernel::route_libbpf_messages(config.libbpf_debug);
+    let options = LoadOptions {
+        ring_bytes: config.ring_buffer_bytes,
+        max_payload: config.max_payload,
+        type_limits: config.type_limits(),
+    };
+    let kernel = Kernel::load(&options)?;
+    let ring = kernel.ring()?;
+    let offset = Offset::sample().map_err(|source| Error::System { doing: "reading the clocks", source })?;
+    let offset = Arc::new(Mutex::new(offset));
+    let processes = watcher::Processes::default();
+    let (work, take_work) = sync_channel(CHUNKS);
+    let (give_back, spare) = sync_channel(CHUNKS);
+    let decoder = pipeline::Decoder::new(publisher, processes.clone(), offset.clone());
+    let mut watcher = Watcher::new(config, kernel, processes, offset, work.clone())?;
+
+    let reader_stop = Arc::new(AtomicBool::new(false));
+    let decoder = spawn("ebpf-decoder", move || decoder.run(&take_work, &give_back))?;
+    let reader = spawn("ebpf-reader", {
+        let stop = reader_stop.clone();
+        move || pipeline::read_ring(&ring, &work, &spare, &stop)
+    })?;
+
+    let mut next_books = Instant::now() + BOOKS_EVERY;
+    let mut next_look = Instant::now();
+    while !stopping.load(Ordering::Relaxed) && !reader.is_finished() {
+        let now = Instant::now();
+        if now >= next_look {
+            watcher.look();
+            next_look = Instant::now() + LOOK_EVERY;
+        }
+        if now >= next_books {
+            watcher.keep_books();
+            next_books = now + BOOKS_EVERY;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    // In this order nothing is left behind: no new hits, then the rest of the ring, then the books of all of it.
+    watcher.detach();
+    reader_stop.store(true, Ordering::Relaxed);
+    let read = reader.join().map_err(|_| Error::Crashed("reader"))?;
+    watcher.keep_books();
+    drop(watcher);
+    decoder.join().map_err(|_| Error::Crashed("decoder"))?;
+    Ok(read?)
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<thread::JoinHandle<T>, Error> {
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .map_err(|source| Error::System { doing: "starting the ebpf threads", source })
+}

@@ -1,0 +1,267 @@
+//! From the ring to the bus: one thread that copies records out, one that makes events of them.
+//!
+//! The copying thread does nothing else, so that the ring gets empty however long an event takes. Between the two lies a short
+//! bounded queue: when the second thread cannot follow, the ring fills, and the kernel counts what it drops. So there is one
+//! place to lose anything, and it keeps books.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use peer_observer_bus::loss::{LossBook, What};
+use peer_observer_bus::{Publisher, now_ns};
+use peer_observer_events::PeerObserverEvent;
+use peer_observer_events::proto::observer::loss::Stage;
+use peer_observer_events::proto::observer::{Books, TracepointBook};
+use peer_observer_node::hit::{Hit, Tracepoint};
+
+use super::clock::Offset;
+use super::kernel::{Book, Error, Ring};
+use super::nodes::Process;
+use super::record::{self, Record};
+use super::watcher::{Processes, node_of};
+use crate::convert;
+
+/// How long the reader sleeps once it was woken: what comes meanwhile wakes nobody.
+const NAP: Duration = Duration::from_millis(2);
+/// How long the reader waits at most before it looks whether it shall stop.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// A chunk of this size, bytes, is handed on at once.
+const CHUNK: usize = 512 << 10;
+/// Books are published so often.
+const BOOKS_EVERY: u32 = 10;
+
+/// A loss that the kernel counted.
+pub(super) struct Lost {
+    pub(super) what: What,
+    pub(super) count: u64,
+}
+
+/// What the decoder is given.
+pub(super) enum Work {
+    /// Records, each behind its length (u32).
+    Records(Vec<u8>),
+    /// What the kernel dropped.
+    Lost(Vec<Lost>),
+    /// The kernel's books: by process, with the node it is.
+    Books(Vec<(u32, Arc<str>, Book)>),
+}
+
+/// Copies records out of the ring until `stop`, and then what is left.
+pub(super) fn read_ring(
+    ring: &Ring,
+    work: &SyncSender<Work>,
+    spare: &Receiver<Vec<u8>>,
+    stop: &AtomicBool,
+) -> Result<(), Error> {
+    let chunk = std::cell::RefCell::new(Vec::with_capacity(CHUNK));
+    let hand_on = || {
+        let next = spare.try_recv().unwrap_or_else(|_| Vec::with_capacity(CHUNK));
+        let full = chunk.replace(next);
+        // The decoder ends only after this thread.
+        let _ = work.send(Work::Records(full));
+    };
+    let reader = ring.reader(|record| {
+        let used = record::used(record);
+        {
+            let mut chunk = chunk.borrow_mut();
+            chunk.extend((used.len() as u32).to_ne_bytes());
+            chunk.extend_from_slice(used);
+            if chunk.len() < CHUNK {
+                return;
+            }
+        }
+        hand_on();
+    })?;
+    loop {
+        let stopping = stop.load(Ordering::Relaxed);
+        if !stopping {
+            let ready = reader.wait(PATIENCE).map_err(|e| Error::Ring { source: e.into() })?;
+            if !ready {
+                continue;
+            }
+            std::thread::sleep(NAP);
+        }
+        reader.consume()?;
+        if !chunk.borrow().is_empty() {
+            hand_on();
+        }
+        if stopping {
+            return Ok(());
+        }
+    }
+}
+
+/// Makes events of records and publishes them.
+pub(super) struct Decoder {
+    publisher: Publisher,
+    processes: Processes,
+    offset: Arc<Mutex<Offset>>,
+    book: LossBook,
+    // Read once a record: the shared table is looked at only for processes not met yet.
+    met: HashMap<u32, Process>,
+    recorded: HashMap<u32, [u64; 16]>,
+    until_books: u32,
+    cut_said: bool,
+}
+
+impl Decoder {
+    pub(super) fn new(publisher: Publisher, processes: Processes, offset: Arc<Mutex<Offset>>) -> Self {
+        Decoder {
+            book: LossBook::new(publisher.component()),
+            publisher,
+            processes,
+            offset,
+            met: HashMap::new(),
+            recorded: HashMap::new(),
+            until_books: 0,
+            cut_said: false,
+        }
+    }
+
+    /// Works until all senders are gone, then closes the books.
+    pub(super) fn run(mut self, work: &Receiver<Work>, spare: &SyncSender<Vec<u8>>) {
+        let mut last_books: Vec<(u32, Arc<str>, Book)> = Vec::new();
+        while let Ok(item) = work.recv() {
+            match item {
+                Work::Records(mut chunk) => {
+                    self.records(&chunk);
+                    chunk.clear();
+                    // Large ones are for large messages, which are rare: let them go.
+                    if chunk.capacity() <= 2 * CHUNK {
+                        let _ = spare.try_send(chunk);
+                    }
+                }
+                Work::Lost(lost) => {
+                    for Lost { what, count } in lost {
+                        tracing::warn!(
+                            node = %what.node, tracepoint = what.tracepoint, count,
+                            "the ring buffer was full: hits were lost"
+                        );
+                        self.book.add(what, count, None, now_ns());
+                    }
+                    self.tell_losses();
+                }
+                Work::Books(books) => {
+                    // A process id may come again as another node.
+                    self.met.clear();
+                    if self.until_books == 0 {
+                        self.publish_books(&books);
+                        self.until_books = BOOKS_EVERY;
+                    }
+                    self.until_books -= 1;
+                    for (pid, ..) in &last_books {
+                        if !books.iter().any(|(p, ..)| p == pid) {
+                            self.recorded.remove(pid);
+                        }
+                    }
+                    last_books = books;
+                }
+            }
+        }
+        self.close_books(&last_books);
+    }
+
+    fn records(&mut self, chunk: &[u8]) {
+        let offset = *self.offset.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut batch = self.publisher.batch();
+        let mut rest = chunk;
+        while let Some((length, after)) = rest.split_first_chunk::<4>() {
+            let Some((bytes, after)) = after.split_at_checked(u32::from_ne_bytes(*length) as usize) else {
+                break;
+            };
+            rest = after;
+            let Some(Record { monotonic_ns, pid, flags, hit }) = record::parse(bytes) else {
+                let what = What {
+                    stage: Stage::Decode,
+                    cause: "malformed",
+                    node: "".into(),
+                    subject: None,
+                    tracepoint: None,
+                    session: None,
+                };
+                self.book.add(what, 1, None, now_ns());
+                continue;
+            };
+            let process = self.met.entry(pid).or_insert_with(|| meet(&self.processes, pid));
+            let hit = match hit {
+                Hit::BlockConnected { hash, height, transactions, inputs, sigops, duration }
+                    if process.block_time_in_us =>
+                {
+                    let duration = duration.saturating_mul(1000);
+                    Hit::BlockConnected { hash, height, transactions, inputs, sigops, duration }
+                }
+                hit => hit,
+            };
+            self.recorded.entry(pid).or_default()[hit.tracepoint() as usize] += 1;
+            if flags & record::TEXT_CUT != 0 && !self.cut_said {
+                self.cut_said = true;
+                tracing::warn!(
+                    tracepoint = hit.tracepoint().as_str(),
+                    "a text is longer than its field and was cut"
+                );
+            }
+            batch.publish(&process.node, offset.unix_ns(monotonic_ns), convert::event(&hit));
+        }
+    }
+
+    fn tell_losses(&mut self) {
+        for (node, loss) in self.book.take() {
+            self.publisher.publish(&node, now_ns(), loss);
+        }
+    }
+
+    fn publish_books(&mut self, books: &[(u32, Arc<str>, Book)]) {
+        for (pid, node, book) in books {
+            let recorded = self.recorded.get(pid).copied().unwrap_or_default();
+            let tracepoints = Tracepoint::ALL
+                .iter()
+                .filter(|t| book.hits[**t as usize] > 0)
+                .map(|t| TracepointBook {
+                    tracepoint: t.as_str().into(),
+                    hits: book.hits[*t as usize],
+                    dropped: book.dropped[*t as usize],
+                    unread: book.unread[*t as usize],
+                    published: recorded[*t as usize],
+                })
+                .collect::<Vec<_>>();
+            if tracepoints.is_empty() {
+                continue;
+            }
+            let event = PeerObserverEvent::Books(Books { pid: *pid, tracepoints });
+            self.publisher.publish(node, now_ns(), event);
+        }
+    }
+
+    /// At the end, every hit must be in an event or in a loss. What is in neither is told as well.
+    fn close_books(&mut self, books: &[(u32, Arc<str>, Book)]) {
+        for (pid, node, book) in books {
+            let recorded = self.recorded.get(pid).copied().unwrap_or_default();
+            for tracepoint in Tracepoint::ALL {
+                let kind = *tracepoint as usize;
+                let missing = book.hits[kind].saturating_sub(book.dropped[kind] + recorded[kind]);
+                if missing > 0 {
+                    let what = What {
+                        stage: Stage::Probe,
+                        cause: "unaccounted",
+                        node: node.clone(),
+                        subject: None,
+                        tracepoint: Some(tracepoint.as_str()),
+                        session: None,
+                    };
+                    self.book.add(what, missing, None, now_ns());
+                }
+            }
+        }
+        self.tell_losses();
+        self.publish_books(books);
+    }
+}
+
+/// What is known of a process that was hit for the first time. It may have ended before anyone looked.
+fn meet(processes: &Processes, pid: u32) -> Process {
+    let known = processes.read().unwrap_or_else(PoisonError::into_inner).get(&pid).cloned();
+    known.unwrap_or_else(|| Process { node: node_of(processes, pid), block_time_in_us: false })
+}

@@ -1,0 +1,339 @@
+//! Follows the nodes of this machine: attaches to their programs, knows their processes, tells their losses.
+//!
+//! Programs are attached to by file and for every process that runs them, so a node that is restarted is followed with nothing
+//! to do. An upgrade puts another file in place: it is seen, and attached to, as soon as it runs, or before, where its path is
+//! known.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use libbpf_rs::Link;
+use peer_observer_bus::loss::What;
+use peer_observer_events::proto::observer::loss::Stage;
+use peer_observer_node::discover::{self, FileId, NodeProcess, Wanted};
+use peer_observer_node::hit::Tracepoint;
+use peer_observer_node::probes::Probes;
+
+use super::clock::Offset;
+use super::config::Config;
+use super::kernel::{Book, Kernel, KernelBooks};
+use super::nodes::{Names, Process};
+use super::pipeline::{Lost, Work};
+
+/// How long a process that is gone stays known: its last records are read long before.
+const KEEP_DEAD: Duration = Duration::from_secs(30);
+
+/// Processes by id.
+pub(super) type Processes = Arc<RwLock<HashMap<u32, Process>>>;
+
+/// An attachment: which file, and for which process only.
+type Key = (FileId, Option<u32>);
+
+struct Known {
+    started: u64,
+    node: Arc<str>,
+    gone_since: Option<Instant>,
+}
+
+pub(super) struct Watcher {
+    config: Config,
+    kernel: Kernel,
+    books: KernelBooks,
+    links: HashMap<Key, Vec<Link>>,
+    probes: HashMap<FileId, Probes>,
+    failed: HashSet<Key>,
+    names: Names,
+    known: HashMap<u32, Known>,
+    told: HashMap<u32, Book>,
+    processes: Processes,
+    offset: Arc<Mutex<Offset>>,
+    work: SyncSender<Work>,
+    said_none: bool,
+    said_hidden: bool,
+}
+
+impl Watcher {
+    pub(super) fn new(
+        config: Config,
+        kernel: Kernel,
+        processes: Processes,
+        offset: Arc<Mutex<Offset>>,
+        work: SyncSender<Work>,
+    ) -> Result<Self, super::kernel::Error> {
+        Ok(Watcher {
+            names: Names::new(config.node.clone()),
+            books: kernel.books()?,
+            config,
+            kernel,
+            links: HashMap::new(),
+            probes: HashMap::new(),
+            failed: HashSet::new(),
+            known: HashMap::new(),
+            told: HashMap::new(),
+            processes,
+            offset,
+            work,
+            said_none: false,
+            said_hidden: false,
+        })
+    }
+
+    /// Looks for nodes that came, went, or were replaced.
+    pub(super) fn look(&mut self) {
+        let pid = self.pid_asked_for();
+        let files: Vec<(PathBuf, FileId)> =
+            self.config.bitcoind_path.iter().filter_map(|p| Some((p.clone(), FileId::of(p)?))).collect();
+        // A program that is known by its path is attached to before it runs, so that nothing of its start is missed.
+        if pid.is_none() {
+            for (path, file) in &files {
+                self.attach(path, *file, None);
+            }
+            for path in self.paths_in_use() {
+                if let Some(file) = FileId::of(&path) {
+                    self.attach(&path, file, None);
+                }
+            }
+        }
+        let running = match pid {
+            Some(pid) => pid.and_then(discover::process).into_iter().collect(),
+            None => {
+                let mut wanted = Wanted { files: files.iter().map(|f| f.1).collect(), pids: Vec::new() };
+                if !self.config.bitcoind_path.is_empty() {
+                    // What was attached to is watched on when its file is replaced.
+                    wanted.files.extend(self.links.keys().map(|k| k.0));
+                }
+                discover::running(&wanted)
+            }
+        };
+        for node in &running {
+            self.attach(&node.exe_link(), node.file, pid.flatten());
+            self.meet(node);
+        }
+        self.part(&running);
+        self.detach_unused(&running);
+        self.say_what_is_missing(&running);
+    }
+
+    /// `Some` when only one process shall be watched; inside, its id if it is known.
+    fn pid_asked_for(&self) -> Option<Option<u32>> {
+        if let Some(pid) = self.config.bitcoind_pid {
+            return Some(Some(pid));
+        }
+        let path = self.config.bitcoind_pid_file.as_ref()?;
+        Some(std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()))
+    }
+
+    /// Where the programs of the known nodes lie, as this process can open them.
+    fn paths_in_use(&self) -> Vec<PathBuf> {
+        let mut paths: Vec<PathBuf> = self
+            .known
+            .iter()
+            .filter(|(_, known)| known.gone_since.is_none())
+            .filter_map(|(pid, _)| discover::process(*pid))
+            .map(|node| node.host_path(&node.exe))
+            .collect();
+        paths.sort();
+        paths.dedup();
+        paths
+    }
+
+    fn attach(&mut self, path: &Path, file: FileId, pid: Option<u32>) {
+        let key = (file, pid);
+        if self.links.contains_key(&key) || self.failed.contains(&key) {
+            return;
+        }
+        let probes = match Probes::of_binary(path) {
+            Ok(probes) => probes,
+            Err(error) => {
+                tracing::error!(%error, "cannot look for tracepoints");
+                self.failed.insert(key);
+                return;
+            }
+        };
+        let wanted: Vec<Tracepoint> =
+            Tracepoint::ALL.iter().copied().filter(|t| self.config.wants(*t)).collect();
+        let mut links = Vec::new();
+        for tracepoint in wanted.iter().copied().filter(|t| probes.has(*t)) {
+            match self.kernel.attach(path, pid, tracepoint) {
+                Ok(link) => links.push(link),
+                Err(error) => tracing::error!(
+                    tracepoint = tracepoint.as_str(), program = %path.display(), %error,
+                    "cannot attach: run as root, or with CAP_BPF and CAP_PERFMON"
+                ),
+            }
+        }
+        if links.is_empty() {
+            self.failed.insert(key);
+            say_why_nothing_is_attached(path, &probes);
+            return;
+        }
+        let lacking: Vec<&str> = wanted
+            .iter()
+            .filter(|t| !probes.has(**t) && t.provider() != "addrman")
+            .map(|t| t.as_str())
+            .collect();
+        tracing::info!(
+            program = %path.display(), tracepoints = links.len(), core = probes.release(), "attached"
+        );
+        if !lacking.is_empty() {
+            tracing::warn!(
+                program = %path.display(), missing = lacking.join(" "), core = probes.release(),
+                "this node lacks tracepoints, as older releases do: what they tell will be missing"
+            );
+        }
+        self.probes.insert(file, probes);
+        self.links.insert(key, links);
+    }
+
+    /// Makes a running process known.
+    fn meet(&mut self, node: &NodeProcess) {
+        if let Some(known) = self.known.get_mut(&node.pid)
+            && known.started == node.started
+        {
+            known.gone_since = None;
+            return;
+        }
+        let Some(probes) = self.probes.get(&node.file) else { return };
+        let name = self.names.name(node);
+        let process = Process { node: name.clone(), block_time_in_us: probes.block_time_in_us() };
+        self.processes.write().unwrap_or_else(PoisonError::into_inner).insert(node.pid, process);
+        tracing::info!(
+            node = %name, pid = node.pid, network = node.network.as_str(), datadir = %node.datadir.display(),
+            program = %node.exe.display(), "watching"
+        );
+        self.known.insert(node.pid, Known { started: node.started, node: name, gone_since: None });
+        self.said_none = false;
+    }
+
+    /// Notes which processes are gone, and forgets those that are gone for long.
+    fn part(&mut self, running: &[NodeProcess]) {
+        let alive: HashSet<u32> = running.iter().map(|n| n.pid).collect();
+        let now = Instant::now();
+        let mut forgotten = Vec::new();
+        for (pid, known) in &mut self.known {
+            if alive.contains(pid) {
+                continue;
+            }
+            let since = *known.gone_since.get_or_insert_with(|| {
+                tracing::warn!(node = %known.node, pid, "node is gone, waiting for its return");
+                now
+            });
+            if now.duration_since(since) > KEEP_DEAD {
+                forgotten.push(*pid);
+            }
+        }
+        for pid in forgotten {
+            self.known.remove(&pid);
+            self.told.remove(&pid);
+            self.books.forget(pid);
+            self.processes.write().unwrap_or_else(PoisonError::into_inner).remove(&pid);
+        }
+    }
+
+    /// Lets go of replaced files that nobody runs any more, and of processes that ended.
+    fn detach_unused(&mut self, running: &[NodeProcess]) {
+        let mut used: HashSet<FileId> = running.iter().map(|n| n.file).collect();
+        used.extend(self.config.bitcoind_path.iter().filter_map(|p| FileId::of(p)));
+        let pids: HashSet<u32> = running.iter().map(|n| n.pid).collect();
+        let keep_all = running.is_empty();
+        self.links.retain(|(file, pid), _| {
+            // While no node runs, the last known program may start again.
+            pid.map_or(keep_all || used.contains(file), |pid| pids.contains(&pid))
+        });
+        self.failed.retain(|(file, _)| used.contains(file));
+    }
+
+    fn say_what_is_missing(&mut self, running: &[NodeProcess]) {
+        let hidden = if running.is_empty() { discover::hidden() } else { Vec::new() };
+        if !hidden.is_empty() && !self.said_hidden {
+            self.said_hidden = true;
+            tracing::warn!(
+                pids = ?hidden,
+                "nodes of other users run here and may not be looked at: run as root, or with CAP_SYS_PTRACE"
+            );
+        }
+        if running.is_empty() && !self.said_none {
+            self.said_none = true;
+            match (&self.config.bitcoind_pid, &self.config.bitcoind_pid_file) {
+                (Some(pid), _) => tracing::warn!(pid, "no such process, waiting for it"),
+                (None, Some(file)) => {
+                    tracing::warn!(file = %file.display(), "the pid file names no running process, waiting for it");
+                }
+                (None, None) => {
+                    tracing::warn!("no running Bitcoin Core node found, waiting for one to start")
+                }
+            }
+        }
+    }
+
+    /// Samples the clocks again and tells what the kernel dropped since the last time.
+    pub(super) fn keep_books(&mut self) {
+        if let Ok(offset) = Offset::sample() {
+            *self.offset.lock().unwrap_or_else(PoisonError::into_inner) = offset;
+        }
+        let books = self.books.read();
+        let lost = self.new_losses(&books);
+        if !lost.is_empty() {
+            // The decoder ends only after this thread.
+            let _ = self.work.send(Work::Lost(lost));
+        }
+        let _ = self.work.send(Work::Books(self.by_node(&books)));
+    }
+
+    fn new_losses(&mut self, books: &BTreeMap<u32, Book>) -> Vec<Lost> {
+        let mut lost = Vec::new();
+        for (pid, book) in books {
+            let told = self.told.entry(*pid).or_default();
+            for tracepoint in Tracepoint::ALL {
+                let kind = *tracepoint as usize;
+                let dropped = book.dropped[kind].saturating_sub(told.dropped[kind]);
+                if dropped > 0 {
+                    let what = What {
+                        stage: Stage::RingBuffer,
+                        cause: "full",
+                        node: node_of(&self.processes, *pid),
+                        subject: None,
+                        tracepoint: Some(tracepoint.as_str()),
+                        session: None,
+                    };
+                    lost.push(Lost { what, count: dropped });
+                }
+            }
+            *told = *book;
+        }
+        lost
+    }
+
+    fn by_node(&self, books: &BTreeMap<u32, Book>) -> Vec<(u32, Arc<str>, Book)> {
+        books.iter().map(|(pid, book)| (*pid, node_of(&self.processes, *pid), *book)).collect()
+    }
+
+    /// Lets go of everything: nothing new comes after this.
+    pub(super) fn detach(&mut self) {
+        self.links.clear();
+    }
+}
+
+/// The node that a process is. A process that was never seen running, because it ended at once, has its number.
+pub(super) fn node_of(processes: &Processes, pid: u32) -> Arc<str> {
+    let processes = processes.read().unwrap_or_else(PoisonError::into_inner);
+    processes.get(&pid).map_or_else(|| format!("pid-{pid}").into(), |p| p.node.clone())
+}
+
+fn say_why_nothing_is_attached(path: &Path, probes: &Probes) {
+    if probes.any() {
+        tracing::error!(
+            program = %path.display(),
+            "none of the wanted tracepoints could be attached: `peer-observer doctor` tells what is missing"
+        );
+    } else {
+        tracing::error!(
+            program = %path.display(),
+            "this program has no tracepoints: use a release of Bitcoin Core 22 or later for Linux, or build with -DWITH_USDT=ON \
+             (and systemtap-sdt-dev installed)"
+        );
+    }
+}
