@@ -13,7 +13,7 @@ use crate::proto::bitcoin_primitives::{Address, UnknownAddress};
 use crate::proto::ebpf_extractor::message::{Addr, AddrV2};
 
 /// Longest address that Core reads (BIP 155; `MAX_ADDRV2_SIZE`, netaddress.h), bytes.
-const ADDRESS: u64 = 512;
+const ADDRESS: usize = 512;
 /// Tor v2 addresses inside IPv6 begin with this (`TORV2_IN_IPV6_PREFIX`, netaddress.h).
 const ONION_CAT: [u8; 6] = [0xfd, 0x87, 0xd8, 0x7e, 0xeb, 0x43];
 /// CJDNS addresses begin with this (`CJDNS_PREFIX`, netaddress.h).
@@ -72,7 +72,7 @@ pub(super) fn addrv2(r: &mut Reader) -> Result<AddrV2, Malformed> {
 fn host(r: &mut Reader) -> Result<Host, Malformed> {
     let id = r.u8()?;
     let length = r.compact_size()?;
-    if length > ADDRESS {
+    if length > ADDRESS as u64 {
         return Err(Malformed::TooLong { what: "address", length, limit: ADDRESS });
     }
     let host = match id {

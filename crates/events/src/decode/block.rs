@@ -16,6 +16,11 @@ const SHORTEST_TRANSACTION: usize = 10;
 const SHORT_ID: usize = 6;
 /// Transactions in a block have indexes of 16 bits (BIP 152, Core's blockencodings.h).
 const LARGEST_INDEX: u64 = u16::MAX as u64;
+/// Most transactions in a block: the largest weight by the smallest (Core's merkleblock.cpp).
+const MOST_TRANSACTIONS: usize = 4_000_000 / 240;
+/// Most bytes of flags in a merkle block: a bit for each node of a tree that has at most 15 levels over its leaves, so at
+/// most one node more for each level than twice the leaves. As events, flags are sixteen times as large.
+const FLAGS: usize = (2 * MOST_TRANSACTIONS + 15).div_ceil(8);
 
 pub(super) fn tx(r: &mut Reader) -> Result<Tx, Malformed> {
     Ok(Tx { tx: transaction(r)? })
@@ -78,7 +83,7 @@ pub(super) fn merkleblock(r: &mut Reader) -> Result<MerkleBlock, Malformed> {
     let header = header(r)?;
     let num_transactions = r.u32()?;
     let hashes = r.list("hash", HASH, Reader::hash)?;
-    let flags = r.var_bytes()?;
+    let flags = r.short_bytes("flags", FLAGS)?;
     let bits = flags.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1)).collect();
     Ok(MerkleBlock { header, num_transactions, bits, hashes })
 }

@@ -22,7 +22,7 @@ pub(super) enum Malformed {
     #[error("compact size at byte {0} is not in its shortest form")]
     CompactSize(usize),
     #[error("{what} of {length} bytes, more than {limit}")]
-    TooLong { what: &'static str, length: u64, limit: u64 },
+    TooLong { what: &'static str, length: u64, limit: usize },
     #[error("{what} address of {length} bytes instead of {expected}")]
     AddressLength { what: &'static str, length: u64, expected: usize },
     #[error("{what} {value} is not {wanted}")]
@@ -149,17 +149,23 @@ impl Reader {
         usize::try_from(length).map_err(|_| Malformed::Ends(self.payload.len()))
     }
 
-    /// Text after its length. Core reads any bytes as text; what is not UTF-8 becomes U+FFFD.
-    pub(super) fn text(&mut self, what: &'static str, limit: usize) -> Result<String, Malformed> {
+    /// At most `limit` bytes after their length.
+    pub(super) fn short_bytes(&mut self, what: &'static str, limit: usize) -> Result<Bytes, Malformed> {
         let length = self.compact_size()?;
         if length > limit as u64 {
-            return Err(Malformed::TooLong { what, length, limit: limit as u64 });
+            return Err(Malformed::TooLong { what, length, limit });
         }
-        let range = self.take(length as usize)?;
-        Ok(String::from_utf8_lossy(&self.payload[range]).into_owned())
+        self.bytes(length as usize)
     }
 
-    /// A count, then as many entries. `smallest` is the least number of bytes an entry takes.
+    /// Text of at most `limit` bytes after its length. Core reads any bytes as text; what is not UTF-8 becomes U+FFFD.
+    pub(super) fn text(&mut self, what: &'static str, limit: usize) -> Result<String, Malformed> {
+        let text = self.short_bytes(what, limit)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// A count, then as many entries. `smallest` is the least number of bytes an entry takes: no list reserves more than
+    /// the rest of the payload could fill.
     pub(super) fn list<T>(
         &mut self,
         what: &'static str,
@@ -167,8 +173,10 @@ impl Reader {
         mut read: impl FnMut(&mut Self) -> Result<T, Malformed>,
     ) -> Result<Vec<T>, Malformed> {
         let count = self.compact_size()?;
+        // More than fit: it will end with an error, most likely soon.
         let fits = self.left() / smallest;
-        let mut entries = Vec::with_capacity(usize::try_from(count).map_or(fits, |count| count.min(fits)));
+        let capacity = usize::try_from(count).ok().filter(|count| *count <= fits).unwrap_or_default();
+        let mut entries = Vec::with_capacity(capacity);
         for index in 1..=count {
             match read(self) {
                 Ok(entry) => entries.push(entry),

@@ -46,6 +46,11 @@ fn what_is_wrong_is_said_in_a_few_words() {
             format!("01 {} 00 04 0a", zeros(4)),
             "addrv2: address 1 of 1: Tor v3 address of 10 bytes instead of 32",
         ),
+        (
+            "merkleblock",
+            format!("{} 00 fd4a10", zeros(84)),
+            "merkleblock: flags of 4170 bytes, more than 4169",
+        ),
         ("reject", "00 99".to_owned(), "reject: reject code 153 is not one of BIP 61"),
         ("filterload", format!("00 {} 03", zeros(8)), "filterload: flags 3 is not one of 0, 1, 2"),
         ("tx", "01000000 00 02".to_owned(), "tx: transaction flag 2 is not 0 or 1"),
