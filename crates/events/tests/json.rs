@@ -186,7 +186,7 @@ fn members_have_the_public_names() {
         // The kind is the only member of the only member, except in log events, which have more beside it.
         let kind = match extractor {
             "LogExtractor" => only_member(&inner["log_event"]).0,
-            "Loss" | "Incident" => "",
+            "Loss" | "Incident" | "Books" => "",
             _ => only_member(only_member(inner).1).0,
         };
         seen.insert(format!("{extractor} {kind}"));
@@ -206,6 +206,7 @@ fn members_have_the_public_names() {
         ("IpcExtractor", "BlockTip"),
         ("Loss", ""),
         ("Incident", ""),
+        ("Books", ""),
         ("Utxocache", "Flush"),
         ("RpcExtra", "ChainTips Banned AddrmanPart"),
     ]

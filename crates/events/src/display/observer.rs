@@ -8,8 +8,8 @@ use crate::proto::observer::incident::{Severity, State};
 use crate::proto::observer::loss::Stage;
 use crate::proto::observer::rpc_extra::RpcEvent;
 use crate::proto::observer::{
-    AddrmanPart, Banned, BannedSubnet, Books, ChainTip, ChainTips, Evidence, Incident, Loss, RpcExtra, TracepointBook, UtxoCache,
-    UtxoCacheFlush, utxo_cache,
+    AddrmanPart, Banned, BannedSubnet, Books, ChainTip, ChainTips, Evidence, Incident, Loss, RpcExtra,
+    TracepointBook, UtxoCache, UtxoCacheFlush, utxo_cache,
 };
 
 impl fmt::Display for Loss {
@@ -67,7 +67,10 @@ impl fmt::Display for Evidence {
 
 impl fmt::Display for Books {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Fields::new(f, "Books").field("pid", self.pid).field("tracepoints", format_args!("[{}]", List(&self.tracepoints))).end()
+        Fields::new(f, "Books")
+            .field("pid", self.pid)
+            .field("tracepoints", format_args!("[{}]", List(&self.tracepoints)))
+            .end()
     }
 }
 
