@@ -30,6 +30,7 @@ impl Filter {
             (config.addrman, Subject::Addrman),
             (config.utxocache, Subject::UtxoCache),
             (config.loss, Subject::Loss),
+            (config.books, Subject::Books),
             (config.incidents, Subject::Incident),
         ]
         .into_iter()

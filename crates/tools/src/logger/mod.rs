@@ -69,6 +69,9 @@ pub struct Config {
     /// Print what was lost on the way.
     #[arg(long)]
     pub loss: bool,
+    /// Print the books that extractors keep of what they saw and lost.
+    #[arg(long)]
+    pub books: bool,
     /// Print attacks and anomalies.
     #[arg(long)]
     pub incidents: bool,

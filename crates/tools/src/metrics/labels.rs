@@ -49,6 +49,8 @@ pub(crate) struct Table {
     /// `width` cells a row. A cell without a number was never used and is not exported.
     cells: Vec<Option<u64>>,
     index: HashMap<Box<str>, usize>,
+    /// The row of the last value: the next one is often the same.
+    last: usize,
     candidates: HashMap<Box<str>, u64>,
     /// No row that can be replaced is known to have a weight below this.
     floor: u64,
@@ -64,6 +66,7 @@ impl Table {
             rows: vec![other],
             cells: Vec::new(),
             index: HashMap::from([(OTHER.into(), OTHER_ROW)]),
+            last: OTHER_ROW,
             candidates: HashMap::new(),
             floor: 0,
         }
@@ -89,14 +92,20 @@ impl Table {
     /// The row for this value, which was seen once more.
     pub(crate) fn row(&mut self, value: &str) -> usize {
         let value = bounded(value);
-        if let Some(&row) = self.index.get(value) {
-            let found = &mut self.rows[row];
-            found.weight = found.weight.saturating_add(1);
-            found.hits = found.hits.saturating_add(1);
-            return row;
-        }
-        let row = self.new_row(value);
+        let known = if &*self.rows[self.last].key == value {
+            Some(self.last)
+        } else {
+            self.index.get(value).copied()
+        };
+        let row = match known {
+            Some(row) => {
+                self.rows[row].weight = self.rows[row].weight.saturating_add(1);
+                row
+            }
+            None => self.new_row(value),
+        };
         self.rows[row].hits = self.rows[row].hits.saturating_add(1);
+        self.last = row;
         row
     }
 

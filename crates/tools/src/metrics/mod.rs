@@ -11,8 +11,10 @@
 //! | server.rs | serves that text |
 //! | lists.rs | lists of addresses that dashboards count by |
 //! | net_msg.rs, net_conn.rs, mempool.rs, validation.rs | metrics of eBPF events, a file a subject |
+//! | books.rs | from the eBPF extractor's books to counters |
 //! | pipeline.rs | metrics of peer-observer itself: latency, losses, queues |
 
+mod books;
 mod labels;
 mod lists;
 mod mempool;
@@ -241,6 +243,9 @@ impl Metrics {
                 Some(EbpfEvent::Validation(validation)) => self.validation.observe(r, validation),
                 Some(EbpfEvent::Addrman(_)) | None => {}
             },
+            Some(PeerObserverEvent::Books(books)) => {
+                self.pipeline.observe_books(r, books, delivery.event.origin.as_ref());
+            }
             Some(PeerObserverEvent::Loss(loss)) => self.pipeline.observe_loss(r, loss),
             _ => {}
         }

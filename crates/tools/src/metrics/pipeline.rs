@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use peer_observer_bus::{Delivery, SubscriberStats};
 use peer_observer_events::Subject;
 use peer_observer_events::proto::ebpf_extractor::message::MessageEvent;
-use peer_observer_events::proto::observer::{Loss, Origin};
+use peer_observer_events::proto::observer::{Books, Loss, Origin};
 
+use super::books::Progress;
 use super::labels::{OTHER, SEPARATOR, bounded};
 use super::registry::{Column, Counter, Edges, Gauge, HistogramVec, Label, Registry, TableId};
 
@@ -76,6 +77,9 @@ pub(crate) struct Pipeline {
     events: Column,
     latency: HistogramVec,
     without_origin: Counter,
+    tracepoints: TableId,
+    hits: [Column; 4],
+    progress: Progress,
     losses: TableId,
     lost: Column,
     undecoded_messages: TableId,
@@ -97,6 +101,7 @@ impl Pipeline {
     /// Registers the metrics.
     pub(crate) fn new(r: &mut Registry, default_node: &str) -> Self {
         let nodes = r.table(&[]);
+        let tracepoints = r.table(&[]);
         let losses = r.table(&[]);
         let undecoded_messages = r.table(&[]);
         Pipeline {
@@ -117,6 +122,13 @@ impl Pipeline {
                 "peerobserver_pipeline_events_without_origin",
                 "Events that do not say where they come from; when some of these are lost, nobody can tell.",
             ),
+            hits: [
+                ("peerobserver_pipeline_hits", "Times that probes in nodes were hit."),
+                ("peerobserver_pipeline_hits_published", "Hits of probes that became events."),
+                ("peerobserver_pipeline_hits_dropped", "Hits of probes that found the ring buffer full."),
+                ("peerobserver_pipeline_hits_unread", "Hits of probes with an argument that could not be read."),
+            ]
+            .map(|(name, help)| r.column(tracepoints, name, help, &["node", "tracepoint"], &[])),
             lost: r.column(
                 losses,
                 "peerobserver_pipeline_lost",
@@ -153,6 +165,8 @@ impl Pipeline {
             queue_bytes: r
                 .gauge("peerobserver_pipeline_queue_bytes", "Memory of the events that wait for this tool."),
             nodes,
+            tracepoints,
+            progress: Progress::default(),
             losses,
             undecoded_messages,
             default_node: default_node.to_owned(),
@@ -199,6 +213,24 @@ impl Pipeline {
         self.scratch.push_str(bounded(&loss.component));
         let row = r.row(self.losses, &self.scratch);
         r.add_cell(row, self.lost.at(stage), loss.count);
+    }
+
+    /// Counts the hits of probes in a process, as the eBPF extractor's books say.
+    pub(crate) fn observe_books(&mut self, r: &mut Registry, books: &Books, origin: Option<&Origin>) {
+        let (node, session) =
+            origin.map_or((self.default_node.as_str(), 0), |o| (o.node.as_str(), o.session));
+        for book in &books.tracepoints {
+            let now = [book.hits, book.published, book.dropped, book.unread];
+            let new = self.progress.since_last(node, session, books.pid, &book.tracepoint, now);
+            self.scratch.clear();
+            self.scratch.push_str(bounded(node));
+            self.scratch.push(SEPARATOR);
+            self.scratch.push_str(bounded(&book.tracepoint));
+            let row = r.row(self.tracepoints, &self.scratch);
+            for (column, amount) in self.hits.into_iter().zip(new) {
+                r.add_cell(row, column.only(), amount);
+            }
+        }
     }
 
     /// Counts a message that could not be decoded; nothing for one that could.

@@ -17,7 +17,7 @@ use peer_observer_events::proto::ebpf_extractor::message::message_event::Msg;
 use peer_observer_events::proto::ebpf_extractor::message::{
     Addr, AddrV2, FeeFilter, Inv, MessageEvent, Metadata, Ping, Reject, Version,
 };
-use peer_observer_events::proto::observer::{Loss, Origin, Source, loss::Stage};
+use peer_observer_events::proto::observer::{Books, Loss, Origin, Source, TracepointBook, loss::Stage};
 use peer_observer_events::{Event, PeerObserverEvent, Subject};
 use prost::Message;
 
@@ -762,4 +762,148 @@ fn latency_is_from_the_probe_to_here() {
             ("pipeline_events_without_origin", 0.0),
         ],
     );
+}
+
+#[test]
+fn books_of_processes_and_sessions_add_up() {
+    let mut metrics = metrics();
+    let mut books = |session, pid, hits, published| {
+        let tracepoint = "net:inbound_message".into();
+        let book = TracepointBook { tracepoint, hits, dropped: hits - published, unread: 1, published };
+        let mut delivery = delivery(PeerObserverEvent::Books(Books { pid, tracepoints: vec![book] }), 0);
+        let origin = Origin { node: "alice".into(), extractor: 1, session, sequence: 1, time_ns: 1 };
+        Arc::get_mut(&mut delivery.event).unwrap().origin = Some(origin);
+        metrics.observe(&delivery);
+    };
+    books(1, 10, 100, 90);
+    books(1, 10, 150, 140);
+    books(1, 10, 150, 140);
+    // The node was restarted, then the extractor.
+    books(1, 11, 5, 5);
+    books(2, 11, 7, 6);
+    let counted = samples(&metrics.render());
+    let labels = "{node=\"alice\",tracepoint=\"net:inbound_message\"}";
+    expect(
+        &counted,
+        &[
+            (&format!("pipeline_hits{labels}"), 162.0),
+            (&format!("pipeline_hits_published{labels}"), 151.0),
+            (&format!("pipeline_hits_dropped{labels}"), 11.0),
+            (&format!("pipeline_hits_unread{labels}"), 3.0),
+        ],
+    );
+}
+
+#[test]
+fn hostile_books_take_bounded_memory_and_count_as_they_say() {
+    let mut metrics = metrics();
+    for pid in 0..20_000 {
+        let tracepoint = "x".repeat(10_000);
+        let book = TracepointBook { tracepoint, hits: 1, dropped: u64::MAX, unread: 0, published: 0 };
+        metrics.observe(&delivery(PeerObserverEvent::Books(Books { pid, tracepoints: vec![book] }), 0));
+    }
+    let counted = samples(&metrics.render());
+    assert_eq!(sum(&counted, "peerobserver_pipeline_hits"), 20_000.0);
+    assert_eq!(sum(&counted, "peerobserver_pipeline_hits_dropped"), u64::MAX as f64);
+}
+
+mod running {
+    use std::time::Duration;
+
+    use peer_observer_bus::{Bus, Limits};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    async fn scrape(address: std::net::SocketAddr) -> Samples {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        samples(answer.split_once("\r\n\r\n").unwrap().1)
+    }
+
+    #[tokio::test]
+    async fn what_was_published_is_what_is_scraped_by_many_at_once() {
+        let bus = Bus::in_process();
+        let config = Config::default();
+        let subscriber = bus.subscriber("metrics", &subjects(&config), Limits::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let run = tokio::spawn({
+            let stop = stop.clone();
+            async move { run_at(listener, &config, subscriber, stop).await }
+        });
+
+        let _silent = TcpStream::connect(address).await.unwrap();
+        let mut publisher = bus.publisher(Source::Ebpf, "ebpf");
+        let node: Arc<str> = "alice".into();
+        {
+            let mut batch = publisher.batch();
+            for delivery in tour() {
+                let event = Arc::unwrap_or_clone(delivery.event);
+                let time_ns = event.timestamp * 1_000_000;
+                batch.publish(&node, time_ns, event.peer_observer_event.unwrap());
+            }
+        }
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while scrape(address).await["peerobserver_pipeline_received"] < 1646.0 {
+            assert!(tokio::time::Instant::now() < deadline, "the events do not arrive");
+        }
+        let scrapes: Vec<_> = (0..20).map(|_| tokio::spawn(scrape(address))).collect();
+        for scrape in scrapes {
+            let counted = scrape.await.unwrap();
+            assert_eq!(sum(&counted, "peerobserver_pipeline_events"), 1646.0);
+            assert_eq!(
+                sum(&counted, "peerobserver_p2p_message_count"),
+                sum(&after(&tour()), "peerobserver_p2p_message_count")
+            );
+            expect(&counted, &[("pipeline_events_without_origin", 0.0), ("pipeline_queue_events", 0.0)]);
+        }
+        stop.cancel();
+        tokio::time::timeout(Duration::from_secs(2), run).await.unwrap().unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_an_error_that_says_what_to_do() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let config = Config { metrics_address: address.clone(), ..Config::default() };
+        assert!(!check(&config)[0].ok);
+        let subscriber = Bus::in_process().subscriber("metrics", Subject::ALL, Limits::default());
+        let error = run(config, subscriber, CancellationToken::new()).await.unwrap_err().to_string();
+        assert!(error.contains(&address) && error.contains("--metrics-address"), "{error}");
+    }
+}
+
+#[test]
+fn settings_without_flags_are_those_without_a_file() {
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        config: Config,
+    }
+    let from_flags = <Cli as clap::Parser>::parse_from(["metrics"]).config;
+    assert_eq!(from_flags, Config::default());
+    assert_eq!(serde_json::from_str::<Config>("{}").unwrap(), Config::default());
+    let flags = ["metrics", "-m", "[::1]:1", "--ip-list", "gmax=/a", "--ip-list", "monero=/b"];
+    let config = <Cli as clap::Parser>::parse_from(flags).config;
+    assert_eq!(serde_json::from_str::<Config>(&serde_json::to_string(&config).unwrap()).unwrap(), config);
+    assert!(serde_json::from_str::<Config>("{\"port\": 1}").is_err());
+}
+
+#[test]
+fn the_names_are_those_that_dashboards_query() {
+    let mut expected = include_str!("names.txt").lines().filter(|line| !line.starts_with('#'));
+    let registry = metrics().registry;
+    let mut ours: Vec<&str> = registry.families.iter().map(|family| family.name).collect();
+    ours.retain(|name| !name.starts_with("peerobserver_pipeline_"));
+    let missing: Vec<_> = expected.by_ref().filter(|name| !ours.contains(name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    for family in &registry.families {
+        assert!(!family.help.contains(['\n', '\\']), "{}", family.name);
+        assert!(family.labels.len() <= 2, "{} has more labels than children are numbered for", family.name);
+    }
 }
