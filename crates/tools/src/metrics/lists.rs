@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -157,6 +158,37 @@ impl Lists {
     }
 }
 
+/// Files of lists, and whether they changed since they were looked at.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    files: Vec<ListFile>,
+    changed: Vec<Option<SystemTime>>,
+}
+
+impl Watch {
+    /// Looks at the files. To miss no change, do so before they are read.
+    pub(crate) fn new(files: &[ListFile]) -> Self {
+        Watch { files: files.to_vec(), changed: files.iter().map(changed).collect() }
+    }
+
+    /// All lists, when a file changed since the last look.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is not a list; the next try is at its next change.
+    pub(crate) fn read_if_changed(&mut self) -> Result<Option<Lists>, Error> {
+        let changed: Vec<_> = self.files.iter().map(changed).collect();
+        if changed == self.changed {
+            return Ok(None);
+        }
+        self.changed = changed;
+        Lists::read(&self.files).map(Some)
+    }
+}
+
+fn changed(file: &ListFile) -> Option<SystemTime> {
+    std::fs::metadata(&file.path).and_then(|metadata| metadata.modified()).ok()
+}
+
 fn read(path: &PathBuf) -> Result<Vec<IpAddr>, Error> {
     let failed = |source| Error::Read { path: path.clone(), source };
     if std::fs::metadata(path).map_err(failed)?.len() > MAX_FILE {
@@ -191,6 +223,27 @@ mod tests {
         std::fs::write(file.path(), "192.0.2.1\nexample.org\n").unwrap();
         let error = Lists::read(&[ListFile { name: ListName::Gmax, path: file.path().into() }]).unwrap_err();
         assert!(error.to_string().starts_with("line 2 of the address list"), "{error}");
+    }
+
+    #[test]
+    fn a_list_is_read_again_when_its_file_changes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let write = |text: &str, s: u64| {
+            std::fs::write(file.path(), text).unwrap();
+            let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(s);
+            file.as_file().set_modified(time).unwrap();
+        };
+        write("192.0.2.1\n", 1);
+        let mut watch = Watch::new(&[ListFile { name: ListName::Gmax, path: file.path().into() }]);
+        assert!(watch.read_if_changed().unwrap().is_none());
+        write("192.0.2.2\n", 2);
+        let lists = watch.read_if_changed().unwrap().unwrap();
+        assert!(lists.contains(ListName::Gmax, "192.0.2.2".parse().unwrap()));
+        write("half of a li", 3);
+        assert!(watch.read_if_changed().is_err());
+        assert!(watch.read_if_changed().unwrap().is_none(), "one complaint is enough");
+        write("192.0.2.3\n", 4);
+        assert!(watch.read_if_changed().unwrap().is_some());
     }
 
     #[test]

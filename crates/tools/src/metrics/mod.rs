@@ -29,6 +29,7 @@ mod tests;
 mod validation;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use peer_observer_bus::{Delivery, Finding, Subscriber, SubscriberStats, now_ns};
 use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
@@ -41,6 +42,8 @@ pub use lists::{Error as ListError, ListFile, ListName};
 
 /// Events that are counted before a scrape can get in between.
 const BATCH: usize = 1024;
+/// How often the files of address lists are looked at.
+const LOOK_AT_LISTS: Duration = Duration::from_secs(60);
 
 /// Settings of the metrics tool.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
@@ -128,6 +131,7 @@ async fn run_at(
     mut subscriber: Subscriber,
     stop: CancellationToken,
 ) -> Result<(), Error> {
+    let watch = lists::Watch::new(&config.ip_lists);
     let metrics = Arc::new(Mutex::new(Metrics::new(config)?));
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "serving metrics");
@@ -143,6 +147,7 @@ async fn run_at(
     // The server ends with the events, too.
     let server_stop = stop.child_token();
     let server = tokio::spawn(server::serve(listener, page, server_stop.clone()));
+    tokio::spawn(renew_lists(watch, metrics.clone(), LOOK_AT_LISTS, server_stop.clone()));
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         let received = tokio::select! {
@@ -160,6 +165,32 @@ async fn run_at(
         tracing::error!(%error, "metrics server failed");
     }
     Ok(())
+}
+
+/// Reads address lists again when their files change. One that cannot be read leaves all lists as they were.
+async fn renew_lists(
+    mut watch: lists::Watch,
+    metrics: Arc<Mutex<Metrics>>,
+    every: Duration,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+        }
+        let look = tokio::task::spawn_blocking(move || (watch.read_if_changed(), watch));
+        let Ok((lists, same_watch)) = look.await else { return };
+        watch = same_watch;
+        match lists {
+            Ok(None) => {}
+            Ok(Some(lists)) => {
+                locked(&metrics).lists = lists;
+                tracing::info!("address lists read again");
+            }
+            Err(error) => tracing::warn!(%error, "address lists stay as they were"),
+        }
+    }
 }
 
 /// The metrics are numbers and stay usable even if a thread should have failed with them.

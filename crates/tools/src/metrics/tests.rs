@@ -867,6 +867,33 @@ mod running {
     }
 
     #[tokio::test]
+    async fn a_list_that_changes_counts_from_then_on() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let list = format!("gmax={}", file.path().display()).parse().unwrap();
+        let config = Config { ip_lists: vec![list], ..Config::default() };
+        let watch = lists::Watch::new(&config.ip_lists);
+        let metrics = Arc::new(Mutex::new(Metrics::new(&config).unwrap()));
+        let stop = CancellationToken::new();
+        let renewal =
+            tokio::spawn(renew_lists(watch, metrics.clone(), Duration::from_millis(5), stop.clone()));
+        std::fs::write(file.path(), "192.0.2.1\n").unwrap();
+        file.as_file().set_modified(std::time::UNIX_EPOCH).unwrap();
+
+        let opened = connection(connection_event::Event::Inbound(InboundConnection {
+            conn: conn("192.0.2.1:1", 1),
+            existing_connections: 1,
+        }));
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while samples(&locked(&metrics).render())["peerobserver_conn_inbound_banlist_gmax"] == 0.0 {
+            assert!(tokio::time::Instant::now() < deadline, "the list is not read again");
+            locked(&metrics).observe(&opened);
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+        renewal.await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_port_that_is_taken_is_an_error_that_says_what_to_do() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = taken.local_addr().unwrap().to_string();
