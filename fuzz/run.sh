@@ -35,8 +35,9 @@ for target in "$@"; do
         echo "$target: $(sed -n 's/^Done //p' "$log")"
     else
         failed="$failed $target"
-        tail -n 40 "$log"
-        echo "$target: failed, the input is in fuzz/artifacts/$target/"
+        sed -n '/panicked at/,+3p' "$log"
+        grep '^SUMMARY' "$log" || tail -n 20 "$log"
+        echo "$target: failed, see fuzz/$log; the input is in fuzz/artifacts/$target/"
     fi
 done
 [ -z "$failed" ]

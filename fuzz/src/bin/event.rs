@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use peer_observer_events::{Event, peek};
+use peer_observer_events::{Event, json, peek};
 use prost::Message as _;
 
 fuzz_target!(|input: &[u8]| {
@@ -22,4 +22,11 @@ fuzz_target!(|input: &[u8]| {
         peek::origin(&encoded).expect("an event").map(|o| (o.node, o.extractor, o.session, o.sequence));
     let origin = event.origin.as_ref().map(|o| (o.node.as_str(), o.extractor, o.session, o.sequence));
     assert_eq!(peeked, origin);
+
+    // One line of text or JSON an event, whatever peers and publishers put into it.
+    let line = event.to_string();
+    assert!(!line.is_empty() && !line.contains(char::is_control), "{line:?}");
+    let line = json::to_json_line(&event);
+    assert!(line.starts_with('{') && !line.contains(|c| c < ' '), "{line:?}");
+    assert_eq!(json::to_json(&event).is_some(), event.peer_observer_event.is_some());
 });
