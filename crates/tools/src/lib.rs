@@ -7,3 +7,5 @@
 
 pub mod logger;
 pub mod metrics;
+#[cfg(test)]
+mod tour;

@@ -195,10 +195,12 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use peer_observer_bus::{Bus, Limits};
-    use peer_observer_events::PeerObserverEvent;
+    use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
     use peer_observer_events::proto::observer::{Source, UtxoCache};
+    use peer_observer_events::{Event, PeerObserverEvent};
 
     use super::*;
+    use crate::tour::tour;
 
     #[derive(Clone, Default)]
     struct Buffer(Arc<Mutex<Vec<u8>>>);
@@ -271,6 +273,43 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_tour_is_printed_as_text_and_as_json_and_in_part() {
+        let bus = Bus::in_process();
+        let tour = tour();
+        let pings = tour.iter().filter(|d| is_ping(&d.event)).count();
+        assert!(pings > 0 && pings < tour.len());
+        let json = Config { json: true, ..Config::default() };
+        let only_pings = Config { commands: vec!["ping".into()], ..json.clone() };
+        let cases = [(Config::default(), tour.len()), (json, tour.len()), (only_pings, pings)];
+        let subscribers: Vec<_> =
+            cases.iter().map(|_| bus.subscriber("logger", Subject::ALL, Limits::default())).collect();
+        let node: Arc<str> = "alice".into();
+        let mut publisher = bus.publisher(Source::Ebpf, "ebpf");
+        for delivery in tour {
+            let event = Arc::unwrap_or_clone(delivery.event);
+            let mut batch = publisher.batch();
+            batch.publish(&node, event.timestamp * 1_000_000, event.peer_observer_event.unwrap());
+        }
+        bus.close(Duration::ZERO).await;
+        for ((config, expected), subscriber) in cases.into_iter().zip(subscribers) {
+            let out = Buffer::default();
+            let json = config.json;
+            run_to(config, subscriber, CancellationToken::new(), out.clone(), Colour::None).await.unwrap();
+            let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(text.lines().count(), expected);
+            for line in text.lines() {
+                let object = serde_json::from_str::<serde_json::Value>(line);
+                assert_eq!(object.is_ok(), json, "{line}");
+            }
+        }
+    }
+
+    fn is_ping(event: &Event) -> bool {
+        let Some(PeerObserverEvent::EbpfExtractor(ebpf)) = &event.peer_observer_event else { return false };
+        matches!(&ebpf.ebpf_event, Some(EbpfEvent::Message(message)) if message.meta.command == "ping")
+    }
+
+    #[tokio::test]
     async fn a_reader_that_has_enough_ends_it_without_an_error() {
         let bus = Bus::in_process();
         let subscriber = subscribe(&bus);
@@ -289,6 +328,28 @@ mod tests {
         let run = run_to(Config::default(), subscriber, CancellationToken::new(), out, Colour::None);
         let error = tokio::time::timeout(Duration::from_secs(10), run).await.unwrap().unwrap_err();
         assert!(matches!(error, Error::Write { .. }), "{error}");
+    }
+
+    #[test]
+    fn settings_without_flags_are_those_without_a_file() {
+        #[derive(clap::Parser)]
+        struct Cli {
+            #[command(flatten)]
+            config: Config,
+        }
+        let from_flags = |flags: &[&str]| <Cli as clap::Parser>::parse_from(flags).config;
+        assert_eq!(from_flags(&["logger"]), Config::default());
+        assert_eq!(serde_json::from_str::<Config>("{}").unwrap(), Config::default());
+        let some =
+            from_flags(&["logger", "--peer", "1", "--peer", "2", "--command", "ping", "--p2p-extractor"]);
+        let expected = Config {
+            peers: vec![1, 2],
+            commands: vec!["ping".into()],
+            p2p_extractor: true,
+            ..Config::default()
+        };
+        assert_eq!(some, expected);
+        assert!(serde_json::from_str::<Config>("{\"color\": true}").is_err());
     }
 
     #[tokio::test]

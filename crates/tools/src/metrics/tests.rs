@@ -1,7 +1,6 @@
 //! What is counted, against counting by other means; and what hostile events can do to it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
 use std::sync::Arc;
 
 use peer_observer_events::proto::bitcoin_primitives::address::Address as Net;
@@ -19,9 +18,9 @@ use peer_observer_events::proto::ebpf_extractor::message::{
 };
 use peer_observer_events::proto::observer::{Books, Loss, Origin, Source, TracepointBook, loss::Stage};
 use peer_observer_events::{Event, PeerObserverEvent, Subject};
-use prost::Message;
 
 use super::*;
+use crate::tour::tour;
 
 /// Samples of a page by name and labels as they stand there.
 type Samples = BTreeMap<String, f64>;
@@ -90,28 +89,6 @@ fn expect(samples: &Samples, expected: &[(&str, f64)]) {
         let found = samples.get(&format!("peerobserver_{series}")).copied().unwrap_or(-1.0);
         assert_eq!(found, *value, "{series}");
     }
-}
-
-/// The events of a recorded tour as the public extractor published them.
-fn tour() -> Vec<Delivery> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/regtest-tour/public-events.nats.zst");
-    let file = std::fs::File::open(path).unwrap();
-    let mut frames = Vec::new();
-    ruzstd::decoding::StreamingDecoder::new(file).unwrap().read_to_end(&mut frames).unwrap();
-    let mut rest = frames.as_slice();
-    let mut next = || -> Option<&[u8]> {
-        let (length, after) = rest.split_first_chunk::<4>()?;
-        let (frame, after) = after.split_at(u32::from_le_bytes(*length) as usize);
-        rest = after;
-        Some(frame)
-    };
-    let mut deliveries = Vec::new();
-    while let (Some(subject), Some(payload)) = (next(), next()) {
-        let subject = Subject::parse(std::str::from_utf8(subject).unwrap()).unwrap();
-        deliveries.push(Delivery { subject, event: Arc::new(Event::decode(payload).unwrap()) });
-    }
-    assert_eq!(deliveries.len(), 1646);
-    deliveries
 }
 
 /// Counts the slow and plain way, by series as text.
