@@ -34,6 +34,7 @@ pub(super) fn sendcmpct(r: &mut Reader) -> Result<SendCompact, Malformed> {
     Ok(SendCompact { send_compact: r.u8()? != 0, version: r.u64()? })
 }
 
+/// Core also reads a version that ends after the receiver, as the first releases sent it; the schema requires the rest.
 pub(super) fn version(r: &mut Reader) -> Result<Version, Malformed> {
     Ok(Version {
         version: r.u32()?,
