@@ -1,2 +1,46 @@
-//! peer-observer.
-fn main() {}
+//! peer-observer: watches Bitcoin Core nodes from the inside.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | cli.rs | the command line |
+//! | components.rs | the one list of extractors and tools |
+//! | config.rs | the configuration file, and flags over it |
+//! | run.rs | starting, watching over and ending the parts |
+//! | doctor.rs | what this machine can do |
+//! | demo.rs, demo_node.rs | the pipeline without a node |
+
+mod cli;
+mod components;
+mod config;
+mod demo;
+mod demo_node;
+mod doctor;
+mod run;
+
+use std::process::ExitCode;
+
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let (cli, matches) = cli::parse();
+    if let Err(error) = log_to_stderr(&cli.log_level) {
+        eprintln!("peer-observer: {error:#}");
+        return ExitCode::from(2);
+    }
+    match cli::execute(cli, &matches) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("peer-observer: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Standard output is for events; everything else goes to standard error.
+fn log_to_stderr(level: &str) -> anyhow::Result<()> {
+    // The NATS client tells of every attempt to connect; what matters of it is told by the bus.
+    let filter = EnvFilter::try_new(format!("{level},async_nats=error,libbpf=info"))
+        .map_err(|e| anyhow::anyhow!("--log-level {level}: {e}: give error, warn, info, debug or trace"))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    Ok(())
+}

@@ -5,8 +5,10 @@
 //! | module | what it reads |
 //! |---|---|
 //! | [`ebpf`] | tracepoints of running nodes, through eBPF |
+//! | [`capture`] | files that were recorded |
 //! | [`convert`] | makes events of hits, for all that have hits |
 
+pub mod capture;
 pub mod convert;
 #[allow(unsafe_code, reason = "talks to the kernel")]
 pub mod ebpf;

@@ -1,7 +1,7 @@
 //! Which tracepoints a binary has, from its ELF notes.
 //!
 //! A tracepoint (USDT) is a note in the section `.note.stapsdt`: where the probe is, where its semaphore is, its provider, name
-//! and argument forms. Format: https://sourceware.org/systemtap/wiki/UserSpaceProbeImplementation
+//! and argument forms. Format: <https://sourceware.org/systemtap/wiki/UserSpaceProbeImplementation>
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -39,6 +39,7 @@ pub use config::{Config, NodeKey, NodeName, TypeLimit};
 
 use clock::Offset;
 use kernel::{Kernel, LoadOptions};
+pub use watcher::Watched;
 use watcher::Watcher;
 
 /// Chunks of records between reader and decoder. They bound memory: each is about half a MiB, or one large message.
@@ -75,6 +76,19 @@ pub enum Error {
 /// # Errors
 /// When the kernel refuses the programs, or the settings cannot work.
 pub async fn run(config: Config, publisher: Publisher, stop: CancellationToken) -> Result<(), Error> {
+    run_and_tell(config, publisher, stop, |_| ()).await
+}
+
+/// [`run`], and tells of every node process once its hits are seen.
+///
+/// # Errors
+/// As for [`run`].
+pub async fn run_and_tell(
+    config: Config,
+    publisher: Publisher,
+    stop: CancellationToken,
+    watching: impl FnMut(&Watched) + Send + 'static,
+) -> Result<(), Error> {
     if !config.ring_buffer_bytes.is_power_of_two() || config.ring_buffer_bytes < 4096 {
         return Err(Error::Config(format!(
             "--ring-buffer-bytes {} must be a power of two, 4096 or more",
@@ -92,7 +106,7 @@ pub async fn run(config: Config, publisher: Publisher, stop: CancellationToken) 
     let flag = stopping.clone();
     threads
         .spawn(move || {
-            let _ = done.send(watch(config, publisher, &flag));
+            let _ = done.send(watch(config, publisher, &flag, Box::new(watching)));
         })
         .map_err(|source| Error::System { doing: "starting the ebpf threads", source })?;
     let mut finished = finished;
@@ -106,7 +120,12 @@ pub async fn run(config: Config, publisher: Publisher, stop: CancellationToken) 
 }
 
 /// The life of the extractor, on its own thread: libbpf calls wait, and belong on no runtime.
-fn watch(config: Config, publisher: Publisher, stopping: &AtomicBool) -> Result<(), Error> {
+fn watch(
+    config: Config,
+    publisher: Publisher,
+    stopping: &AtomicBool,
+    watching: watcher::OnWatched,
+) -> Result<(), Error> {
     kernel::route_libbpf_messages(config.libbpf_debug);
     let options = LoadOptions {
         ring_bytes: config.ring_buffer_bytes,
@@ -121,7 +140,7 @@ fn watch(config: Config, publisher: Publisher, stopping: &AtomicBool) -> Result<
     let (work, take_work) = sync_channel(CHUNKS);
     let (give_back, spare) = sync_channel(CHUNKS);
     let decoder = pipeline::Decoder::new(publisher, processes.clone(), offset.clone());
-    let mut watcher = Watcher::new(config, kernel, processes, offset, work.clone())?;
+    let mut watcher = Watcher::new(config, kernel, processes, offset, work.clone(), watching)?;
 
     let reader_stop = Arc::new(AtomicBool::new(false));
     let decoder = spawn("ebpf-decoder", move || decoder.run(&take_work, &give_back))?;

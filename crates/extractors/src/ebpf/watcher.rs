@@ -32,6 +32,18 @@ pub(super) type Processes = Arc<RwLock<HashMap<u32, Process>>>;
 /// An attachment: which file, and for which process only.
 type Key = (FileId, Option<u32>);
 
+/// A node process whose hits are seen from now on.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    /// Name of the node.
+    pub node: Arc<str>,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// Told of every process that becomes known.
+pub(super) type OnWatched = Box<dyn FnMut(&Watched) + Send>;
+
 struct Known {
     started: u64,
     node: Arc<str>,
@@ -51,6 +63,7 @@ pub(super) struct Watcher {
     processes: Processes,
     offset: Arc<Mutex<Offset>>,
     work: SyncSender<Work>,
+    watching: OnWatched,
     said_none: bool,
     said_hidden: bool,
 }
@@ -62,6 +75,7 @@ impl Watcher {
         processes: Processes,
         offset: Arc<Mutex<Offset>>,
         work: SyncSender<Work>,
+        watching: OnWatched,
     ) -> Result<Self, super::kernel::Error> {
         Ok(Watcher {
             names: Names::new(config.node.clone()),
@@ -76,6 +90,7 @@ impl Watcher {
             processes,
             offset,
             work,
+            watching,
             said_none: false,
             said_hidden: false,
         })
@@ -156,7 +171,8 @@ impl Watcher {
         let wanted: Vec<Tracepoint> =
             Tracepoint::ALL.iter().copied().filter(|t| self.config.wants(*t)).collect();
         let mut links = Vec::new();
-        for tracepoint in wanted.iter().copied().filter(|t| probes.has(*t)) {
+        // Messages come last, so that no message is seen of a connection that was not.
+        for tracepoint in wanted.iter().rev().copied().filter(|t| probes.has(*t)) {
             match self.kernel.attach(path, pid, tracepoint) {
                 Ok(link) => links.push(link),
                 Err(error) => tracing::error!(
@@ -204,6 +220,7 @@ impl Watcher {
             node = %name, pid = node.pid, network = node.network.as_str(), datadir = %node.datadir.display(),
             program = %node.exe.display(), "watching"
         );
+        (self.watching)(&Watched { node: name.clone(), pid: node.pid });
         self.known.insert(node.pid, Known { started: node.started, node: name, gone_since: None });
         self.said_none = false;
     }

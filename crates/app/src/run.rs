@@ -1,0 +1,231 @@
+//! Starting, watching over and ending the parts.
+//!
+//! The order of the end matters: extractors first, which hand over what they have; then the bus, which delivers it; then the tools,
+//! which see the end of the bus when they have seen everything. All of it in two seconds.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use clap::Args;
+use peer_observer_bus::Bus;
+use peer_observer_extractors::ebpf::{self, NodeName};
+use peer_observer_tools::{logger, metrics};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::components::{ExtractorKind, Sections, ToolKind};
+
+/// For extractors to end, and for what they left to be delivered.
+const DELIVER: Duration = Duration::from_millis(1200);
+/// For tools to finish, after that.
+const FINISH: Duration = Duration::from_millis(600);
+
+/// Settings of `run`. Everything else is set in the configuration file, or with --set.
+#[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// Print no events
+    #[arg(short = 'q', long)]
+    quiet: bool,
+    /// Print events as JSON
+    #[arg(long)]
+    json: bool,
+    /// Serve no metrics
+    #[arg(long)]
+    no_metrics: bool,
+    /// Address and port to serve the metrics at [default: 127.0.0.1:8282]
+    #[arg(short = 'm', long, value_name = "ADDRESS:PORT")]
+    metrics_address: Option<String>,
+    /// Watch this program instead of looking for bitcoind, bitcoin-node and bitcoin-qt; may be repeated
+    #[arg(short = 'b', long, value_name = "FILE")]
+    bitcoind_path: Vec<PathBuf>,
+    /// Watch only this process
+    #[arg(long, value_name = "PID")]
+    bitcoind_pid: Option<u32>,
+    /// Name a node: by its process id or its data directory; may be repeated
+    #[arg(long, value_name = "PID|DATADIR=NAME")]
+    node: Vec<NodeName>,
+}
+
+impl Config {
+    /// Puts what `run` was told over the sections of those it concerns.
+    pub(crate) fn apply(
+        &self,
+        ebpf: &mut ebpf::Config,
+        metrics: &mut metrics::Config,
+        logger: &mut logger::Config,
+    ) {
+        if let Some(address) = &self.metrics_address {
+            metrics.metrics_address.clone_from(address);
+        }
+        if !self.bitcoind_path.is_empty() {
+            ebpf.bitcoind_path.clone_from(&self.bitcoind_path);
+        }
+        if self.bitcoind_pid.is_some() {
+            ebpf.bitcoind_pid = self.bitcoind_pid;
+        }
+        if !self.node.is_empty() {
+            ebpf.node.clone_from(&self.node);
+        }
+        logger.json |= self.json;
+    }
+}
+
+/// The runtime that everything but the eBPF threads runs on.
+pub(crate) fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")
+}
+
+/// A token that SIGINT and SIGTERM cancel.
+pub(crate) fn stop_on_signal() -> Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let token = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping");
+        token.cancel();
+    });
+    Ok(stop)
+}
+
+/// `run`: the nodes of this machine, on screen and for Prometheus.
+pub(crate) async fn everything(sections: Sections) -> Result<()> {
+    let stop = stop_on_signal()?;
+    let bus = bus(&sections)?;
+    let mut tools = Vec::new();
+    if !sections.run.quiet {
+        tools.push(ToolKind::Logger);
+    }
+    if !sections.run.no_metrics {
+        tools.push(ToolKind::Metrics);
+        tracing::info!("metrics at http://{}/metrics", sections.metrics.metrics_address);
+    }
+    let mut parts = Parts::start_tools(&bus, &sections, &tools);
+    parts.start_extractor(ExtractorKind::Ebpf, &bus, &sections);
+    parts.until_end(&bus, stop).await
+}
+
+/// `extract NAME`.
+pub(crate) async fn extractor(extractor: ExtractorKind, sections: Sections) -> Result<()> {
+    let stop = stop_on_signal()?;
+    let bus = bus(&sections)?;
+    let mut parts = Parts::start_tools(&bus, &sections, &[]);
+    parts.start_extractor(extractor, &bus, &sections);
+    parts.until_end(&bus, stop).await
+}
+
+/// A tool on its own.
+pub(crate) async fn tool(tool: ToolKind, sections: Sections) -> Result<()> {
+    let stop = stop_on_signal()?;
+    let bus = bus(&sections)?;
+    if tool == ToolKind::Metrics {
+        tracing::info!("metrics at http://{}/metrics", sections.metrics.metrics_address);
+    }
+    Parts::start_tools(&bus, &sections, &[tool]).until_end(&bus, stop).await
+}
+
+fn bus(sections: &Sections) -> Result<Bus> {
+    if sections.nats.nats_address.is_none() {
+        return Ok(Bus::in_process());
+    }
+    Ok(Bus::nats(sections.nats.clone())?)
+}
+
+/// The parts that run.
+pub(crate) struct Parts {
+    extractors: JoinSet<Result<()>>,
+    tools: JoinSet<Result<()>>,
+    stop_extractors: CancellationToken,
+    stop_tools: CancellationToken,
+}
+
+impl Parts {
+    /// Starts tools. They come before extractors, so that they miss nothing.
+    pub(crate) fn start_tools(bus: &Bus, sections: &Sections, tools: &[ToolKind]) -> Self {
+        let mut parts = Parts {
+            extractors: JoinSet::new(),
+            tools: JoinSet::new(),
+            stop_extractors: CancellationToken::new(),
+            stop_tools: CancellationToken::new(),
+        };
+        for tool in tools.iter().copied() {
+            let subscriber = tool.subscriber(bus, sections);
+            let (sections, stop) = (sections.clone(), parts.stop_tools.clone());
+            parts.tools.spawn(async move {
+                tool.run(&sections, subscriber, stop)
+                    .await
+                    .with_context(|| format!("the {} failed", tool.name()))
+            });
+        }
+        parts
+    }
+
+    /// Starts an extractor.
+    pub(crate) fn start_extractor(&mut self, extractor: ExtractorKind, bus: &Bus, sections: &Sections) {
+        let publisher = extractor.publisher(bus);
+        let (sections, stop) = (sections.clone(), self.stop_extractors.clone());
+        self.extractors.spawn(async move {
+            let name = extractor.name();
+            extractor
+                .run(&sections, publisher, stop)
+                .await
+                .with_context(|| format!("the {name} extractor failed"))
+        });
+    }
+
+    /// Starts an extractor that is not in the list.
+    pub(crate) fn spawn(&mut self, extractor: impl Future<Output = Result<()>> + Send + 'static) {
+        self.extractors.spawn(extractor);
+    }
+
+    /// Cancelled when extractors shall end.
+    pub(crate) fn stop_extractors(&self) -> CancellationToken {
+        self.stop_extractors.clone()
+    }
+
+    /// Waits for a signal, or the first part to end, then ends all of them in order.
+    pub(crate) async fn until_end(mut self, bus: &Bus, stop: CancellationToken) -> Result<()> {
+        let mut outcome = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            Some(ended) = self.extractors.join_next() => flatten(ended),
+            Some(ended) = self.tools.join_next() => flatten(ended),
+        };
+        self.stop_extractors.cancel();
+        let extractors = async {
+            while let Some(ended) = self.extractors.join_next().await {
+                outcome = std::mem::replace(&mut outcome, Ok(())).and(flatten(ended));
+            }
+        };
+        let begin = tokio::time::Instant::now();
+        if tokio::time::timeout(DELIVER, extractors).await.is_err() {
+            tracing::warn!("an extractor does not end, leaving it");
+        }
+        let unsent = bus.close(DELIVER.saturating_sub(begin.elapsed())).await;
+        if unsent > 0 {
+            tracing::error!(events = unsent, "stopped before these events reached nats: they are lost");
+        }
+        let tools = async {
+            while let Some(ended) = self.tools.join_next().await {
+                outcome = std::mem::replace(&mut outcome, Ok(())).and(flatten(ended));
+            }
+        };
+        if tokio::time::timeout(FINISH, tools).await.is_err() {
+            self.stop_tools.cancel();
+            tracing::warn!("a tool does not finish, leaving it");
+        }
+        outcome
+    }
+}
+
+fn flatten(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
+    ended.unwrap_or_else(|crash| Err(anyhow!("a part crashed, please report this: {crash}")))
+}

@@ -1,0 +1,226 @@
+//! What was recorded, played again as the same events: Bitcoin Core's own `-capturemessages` files, and recordings of
+//! tracepoint hits (tracepoints.bin, plain or compressed with Zstandard).
+//!
+//! For a machine where eBPF is not to be had, and for looking at an incident again with today's tools. Events carry the times of
+//! the recording. Capture files know neither Core's peer ids nor connection types: peers are numbered as they first appear.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use peer_observer_bus::{Finding, Publisher};
+use peer_observer_node::capture_file::{self, Merged};
+use peer_observer_node::hit::{Hit, Message};
+use peer_observer_node::recording::{self, Records};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::convert;
+
+/// Recordings are read whole; larger ones than this are refused, bytes.
+const MAX_RECORDING: usize = 4 << 30;
+/// Capture files open at a time.
+const MAX_OPEN: usize = 256;
+/// Events that are handed on together when there is no pace to keep.
+const BATCH: usize = 64;
+
+/// Settings of the capture extractor.
+#[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "Capture extractor")]
+pub struct Config {
+    /// Recording of tracepoint hits, plain or .zst; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub recording: Vec<PathBuf>,
+    /// Folder `message_capture` that a node with -capturemessages wrote; may be repeated
+    #[arg(long, value_name = "DIR")]
+    pub capturemessages: Vec<PathBuf>,
+    /// Name of the node that was recorded
+    #[arg(long, value_name = "NAME", default_value = "capture")]
+    pub capture_node: String,
+    /// How fast: 1 is as it was recorded, 10 ten times that, 0 as fast as events are taken
+    #[arg(long, value_name = "FACTOR", default_value_t = 0.0)]
+    pub speed: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            recording: Vec::new(),
+            capturemessages: Vec::new(),
+            capture_node: "capture".into(),
+            speed: 0.0,
+        }
+    }
+}
+
+/// Why something recorded cannot be played.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing to play was named.
+    #[error("name what to play, with --recording FILE or --capturemessages DIR")]
+    Nothing,
+    /// The speed makes no sense.
+    #[error("--speed {0} must be 0 or a positive number")]
+    Speed(f64),
+    /// A recording cannot be read.
+    #[error("cannot read recording {path}: {source}")]
+    Recording {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: recording::Error,
+    },
+    /// A folder cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Capture {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: capture_file::Error,
+    },
+}
+
+/// What is wrong with the settings, for `doctor`.
+pub fn check(config: &Config) -> Vec<Finding> {
+    let missing = |path: &Path| {
+        Finding::bad(format!("{} cannot be found", path.display()), "name a file or folder that is there")
+    };
+    config
+        .recording
+        .iter()
+        .chain(&config.capturemessages)
+        .map(
+            |p| if p.exists() { Finding::good(format!("{} can be played", p.display())) } else { missing(p) },
+        )
+        .collect()
+}
+
+/// Plays everything named in the settings, in the order it is named, until the end or `stop`.
+///
+/// # Errors
+/// When something cannot be read. What is broken within a recording is logged and passed over.
+pub async fn run(config: Config, mut publisher: Publisher, stop: CancellationToken) -> Result<(), Error> {
+    if config.recording.is_empty() && config.capturemessages.is_empty() {
+        return Err(Error::Nothing);
+    }
+    if !config.speed.is_finite() || config.speed < 0.0 {
+        return Err(Error::Speed(config.speed));
+    }
+    let node: Arc<str> = config.capture_node.as_str().into();
+    for path in &config.recording {
+        let bytes = recording::read_file(path, MAX_RECORDING)
+            .map_err(|source| Error::Recording { path: path.clone(), source })?;
+        let played = play(&bytes, &node, config.speed, &mut publisher, &stop).await;
+        tracing::info!(recording = %path.display(), events = played, "played");
+    }
+    for path in &config.capturemessages {
+        let merged =
+            Merged::open(path, MAX_OPEN).map_err(|source| Error::Capture { path: path.clone(), source })?;
+        let played = play_captures(merged, &node, config.speed, &mut publisher, &stop).await;
+        tracing::info!(folder = %path.display(), events = played, "played");
+    }
+    Ok(())
+}
+
+/// Plays a recording of tracepoint hits. Returns the number of events.
+pub async fn play(
+    bytes: &[u8],
+    node: &Arc<str>,
+    speed: f64,
+    publisher: &mut Publisher,
+    stop: &CancellationToken,
+) -> u64 {
+    let mut pace = Pace::new(speed);
+    let mut events = 0;
+    for record in Records::new(bytes) {
+        let record = match record {
+            Ok(record) => record,
+            Err(error) => {
+                tracing::warn!(%error, "passing over a broken record");
+                continue;
+            }
+        };
+        if !pace.keep(record.time_ns, stop).await {
+            break;
+        }
+        publisher.publish(node, record.time_ns, convert::event(&record.hit));
+        events += 1;
+    }
+    events
+}
+
+async fn play_captures(
+    merged: Merged,
+    node: &Arc<str>,
+    speed: f64,
+    publisher: &mut Publisher,
+    stop: &CancellationToken,
+) -> u64 {
+    let mut pace = Pace::new(speed);
+    let mut peers: HashMap<Arc<str>, i64> = HashMap::new();
+    let mut events = 0;
+    for message in merged {
+        let message = match message {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::warn!(%error, "leaving out the rest of a capture file");
+                continue;
+            }
+        };
+        let time_ns = u64::try_from(message.message.time_us).unwrap_or(0).saturating_mul(1000);
+        if !pace.keep(time_ns, stop).await {
+            break;
+        }
+        let next = peers.len() as i64;
+        let peer_id = *peers.entry(message.peer.clone()).or_insert(next);
+        let hit = Hit::Message(Message {
+            inbound: message.inbound,
+            peer_id,
+            addr: message.peer.as_bytes(),
+            conn_type: b"",
+            msg_type: message.message.msg_type(),
+            size: message.message.payload.len() as u64,
+            payload: &message.message.payload,
+        });
+        publisher.publish(node, time_ns, convert::event(&hit));
+        events += 1;
+    }
+    events
+}
+
+/// Waits so that events come as far apart as they were recorded, or `speed` times closer.
+struct Pace {
+    speed: f64,
+    begin: Option<(u64, Instant)>,
+    since_yield: usize,
+}
+
+impl Pace {
+    fn new(speed: f64) -> Self {
+        Pace { speed, begin: None, since_yield: 0 }
+    }
+
+    /// Waits for the event of that time. Returns whether to go on.
+    async fn keep(&mut self, time_ns: u64, stop: &CancellationToken) -> bool {
+        if self.speed > 0.0 {
+            let (first, start) = *self.begin.get_or_insert((time_ns, Instant::now()));
+            let after = Duration::from_nanos((time_ns.saturating_sub(first) as f64 / self.speed) as u64);
+            let wait = after.saturating_sub(start.elapsed());
+            if wait > Duration::from_millis(1) {
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+        }
+        self.since_yield += 1;
+        if self.since_yield >= BATCH {
+            self.since_yield = 0;
+            tokio::task::yield_now().await;
+        }
+        !stop.is_cancelled()
+    }
+}
