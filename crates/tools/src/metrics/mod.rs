@@ -11,9 +11,11 @@
 //! | server.rs | serves that text |
 //! | lists.rs | lists of addresses that dashboards count by |
 //! | net_msg.rs, net_conn.rs, mempool.rs, validation.rs | metrics of eBPF events, a file a subject |
+//! | addresses.rs | metrics of the addresses in addr and addrv2 messages |
 //! | books.rs | from the eBPF extractor's books to counters |
 //! | pipeline.rs | metrics of peer-observer itself: latency, losses, queues |
 
+mod addresses;
 mod books;
 mod labels;
 mod lists;

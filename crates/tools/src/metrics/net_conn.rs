@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use peer_observer_events::proto::ebpf_extractor::connection::ConnectionEvent;
 use peer_observer_events::proto::ebpf_extractor::connection::connection_event::Event;
 
+use super::addresses::ip_of;
 use super::labels::{OTHER, SEPARATOR, bounded};
 use super::lists::{ListName, Lists, is_linking_lion};
-use super::net_msg::ip_of;
 use super::registry::{Column, Counter, CounterVec, Gauge, Label, Registry, TableId};
 
 /// Bitcoin Core's enum Network (src/netaddress.h) as integers; what it may grow is `other`.

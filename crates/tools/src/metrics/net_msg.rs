@@ -1,32 +1,24 @@
 //! Metrics of P2P messages.
 
 use std::fmt::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use peer_observer_events::proto::bitcoin_primitives;
-use peer_observer_events::proto::bitcoin_primitives::address::Address;
 use peer_observer_events::proto::bitcoin_primitives::inventory_item::Item;
 use peer_observer_events::proto::ebpf_extractor::message::message_event::Msg;
 use peer_observer_events::proto::ebpf_extractor::message::{Inv, MessageEvent, Reject};
 
+use super::addresses::{Addresses, Sender, ip_of, write_subnet};
 use super::labels::OTHER;
 use super::lists::is_linking_lion;
 use super::registry::{Column, Counter, CounterVec, Edges, HistogramVec, Label, Registry, TableId};
 
-const DIRECTION: Label = Label { name: "direction", values: &["inbound", "outbound"] };
+/// Which way a message went, as the node sees it.
+pub(crate) const DIRECTION: Label = Label { name: "direction", values: &["inbound", "outbound"] };
 const INBOUND: usize = 0;
 const OUTBOUND: usize = 1;
 
 /// ConnType of proto/bitcoin_primitives.proto as integers.
 const CONNECTION_TYPE: Label =
     Label { name: "connection_type", values: &["0", "1", "2", "3", "4", "5", "6", "7", OTHER] };
-
-const NETWORK: Label =
-    Label { name: "network", values: &["IPv4", "IPv6", "TorV2", "TorV3", "I2P", "CJDNS", "Unknown"] };
-
-const TIMESTAMP_OFFSET: Label = Label { name: "timestamp_offset", values: &["past", "future"] };
-const PAST: usize = 0;
-const FUTURE: usize = 1;
 
 const INV_TYPE: Label = Label {
     name: "inv_type",
@@ -97,6 +89,9 @@ const KNOWN_MESSAGES: [&str; 39] = [
     "getcfcheckp",
 ];
 
+/// Stands for all user agents of LinkingLion, which makes them up.
+const LINKING_LION_AGENT: &str = "LinkingLion";
+
 /// User agent of a connection over which Bitcoin Core sends a private transaction (`-privatebroadcast`, src/net_processing.cpp).
 const PRIVATE_BROADCAST_AGENT: &str = "/pynode:0.0.1/";
 
@@ -104,13 +99,6 @@ const PRIVATE_BROADCAST_AGENT: &str = "/pynode:0.0.1/";
 /// (INVENTORY_BROADCAST_TARGET, src/net_processing.cpp).
 const LARGE_INV: u64 = 35;
 
-const ADDRESS_COUNT: Edges = Edges {
-    upper: &[
-        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 25, 30, 50, 75, 100, 150, 200, 250, 300, 400, 500, 600,
-        700, 800, 900, 999, 1000,
-    ],
-    divisor: 1,
-};
 const INV_COUNT: Edges = Edges {
     upper: &[
         0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 25, 30, 50, 75, 100, 150, 200, 250, 300, 400, 500, 600,
@@ -119,56 +107,6 @@ const INV_COUNT: Edges = Edges {
     ],
     divisor: 1,
 };
-const OFFSET_SECONDS: Edges = Edges {
-    upper: &[
-        0,
-        1,
-        1 << 1,
-        1 << 2,
-        1 << 3,
-        1 << 4,
-        1 << 5,
-        1 << 6,
-        1 << 7,
-        1 << 8,
-        1 << 9,
-        1 << 10,
-        1 << 11,
-        1 << 12,
-        1 << 13,
-        1 << 14,
-        1 << 15,
-        1 << 16,
-        1 << 17,
-        1 << 18,
-        1 << 19,
-        1 << 20,
-        1 << 21,
-        1 << 22,
-        1 << 23,
-        1 << 24,
-    ],
-    divisor: 1,
-};
-const SERVICE_BIT: Edges = Edges {
-    upper: &[
-        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27,
-        28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52,
-        53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63,
-    ],
-    divisor: 1,
-};
-
-/// The metrics that addr and addrv2 have in common.
-#[derive(Debug, Clone, Copy)]
-struct AddrRelay {
-    addresses: HistogramVec,
-    offset: HistogramVec,
-    services_bits: HistogramVec,
-    services_values: TableId,
-    services: Column,
-}
-
 /// Counts P2P messages.
 #[derive(Debug)]
 pub(crate) struct NetMsg {
@@ -178,10 +116,7 @@ pub(crate) struct NetMsg {
     linking_lion_messages: TableId,
     linking_lion_count: Column,
     linking_lion_bytes: Column,
-    addr: AddrRelay,
-    addrv2: AddrRelay,
-    self_announcements: CounterVec,
-    subnet_announcements: CounterVec,
+    addresses: Addresses,
     ping_inbound_value: CounterVec,
     empty_addrv2_peers: TableId,
     empty_addrv2: Column,
@@ -241,18 +176,7 @@ impl NetMsg {
                 &["message"],
                 &[DIRECTION],
             ),
-            addr: AddrRelay::addr(r),
-            addrv2: AddrRelay::addrv2(r),
-            self_announcements: r.counter_vec(
-                "peerobserver_p2p_address_selfannouncements",
-                "Addresses in addr and addrv2 messages that are the address of the peer itself.",
-                &[NETWORK, DIRECTION],
-            ),
-            subnet_announcements: r.counter_vec(
-                "peerobserver_p2p_address_subnetannouncements",
-                "Addresses in addr and addrv2 messages from the /24 (IPv4) or /64 (IPv6) of the peer, but not its own.",
-                &[NETWORK, DIRECTION],
-            ),
+            addresses: Addresses::new(r),
             ping_inbound_value: r.counter_vec(
                 "peerobserver_p2p_ping_inbound_value",
                 "Pings received, by the smallest integer type that the nonce fits in.",
@@ -351,13 +275,14 @@ impl NetMsg {
             r.add_cell(row, self.linking_lion_bytes.at(direction), meta.size);
         }
 
+        let sender = Sender { ip, direction };
         match &event.msg {
             Some(Msg::Inv(inv)) => self.observe_inv(r, inv, direction),
             Some(Msg::Addr(addr)) => {
-                self.observe_addresses(r, self.addr, &addr.addresses, ip, direction, timestamp_ms);
+                self.addresses.observe_addr(r, &addr.addresses, &sender, timestamp_ms);
             }
             Some(Msg::Addrv2(addr)) => {
-                self.observe_addresses(r, self.addrv2, &addr.addresses, ip, direction, timestamp_ms);
+                self.addresses.observe_addrv2(r, &addr.addresses, &sender, timestamp_ms);
             }
             Some(Msg::Emptyaddrv2(_)) => {
                 let row = r.row(self.empty_addrv2_peers, ip);
@@ -379,7 +304,6 @@ impl NetMsg {
                 r.add_cell(row, self.oldping_subnet.only(), 1);
             }
             Some(Msg::Version(version)) if meta.inbound => {
-                // LinkingLion makes up its user agents.
                 let agent = if linking_lion { LINKING_LION_AGENT } else { &version.user_agent };
                 let row = r.row(self.user_agents, agent);
                 r.add_cell(row, self.user_agent.only(), 1);
@@ -409,176 +333,11 @@ impl NetMsg {
         }
     }
 
-    fn observe_addresses(
-        &mut self,
-        r: &mut Registry,
-        metrics: AddrRelay,
-        entries: &[bitcoin_primitives::Address],
-        ip: &str,
-        direction: usize,
-        timestamp_ms: u64,
-    ) {
-        let sender = ip.parse().ok().map(subnet);
-        r.observe(metrics.addresses.at(direction), entries.len() as u64);
-        let past = metrics.offset.at2(direction, PAST);
-        let future = metrics.offset.at2(direction, FUTURE);
-        r.touch(past);
-        r.touch(future);
-        let now = timestamp_ms / 1000;
-        for entry in entries {
-            let then = u64::from(entry.timestamp);
-            if now >= then {
-                r.observe(past, now - then);
-            } else {
-                r.observe(future, then - now);
-            }
-            let mut bits = entry.services;
-            while bits != 0 {
-                r.observe(metrics.services_bits.at(direction), u64::from(bits.trailing_zeros()));
-                bits &= bits - 1;
-            }
-            self.scratch.clear();
-            let _ = write!(self.scratch, "{}", entry.services);
-            let row = r.row(metrics.services_values, &self.scratch);
-            r.add_cell(row, metrics.services.at(direction), 1);
-            if let Some(address) = &entry.address {
-                self.observe_announcement(r, address, ip, sender, direction);
-            }
-        }
-    }
-
-    fn observe_announcement(
-        &self,
-        r: &mut Registry,
-        address: &Address,
-        sender_ip: &str,
-        sender: Option<IpAddr>,
-        direction: usize,
-    ) {
-        let (network, text) = match address {
-            Address::Ipv4(text) => (0, text),
-            Address::Ipv6(text) => (1, text),
-            Address::Torv2(text) => (2, text),
-            Address::Torv3(text) => (3, text),
-            Address::I2p(text) => (4, text),
-            Address::Cjdns(text) => (5, text),
-            // Core cannot have connected over a network that it does not know.
-            Address::Unknown(_) => return,
-        };
-        if text == sender_ip {
-            r.inc(self.self_announcements.at2(network, direction));
-            return;
-        }
-        if !matches!(address, Address::Ipv4(_) | Address::Ipv6(_)) || sender.is_none() {
-            return;
-        }
-        if text.parse().ok().map(subnet) == sender {
-            r.inc(self.subnet_announcements.at2(network, direction));
-        }
-    }
-
     fn observe_reject(&self, r: &mut Registry, reject: &Reject) {
         let unknown = REJECT_REASON.values.len() - 1;
         let reason = usize::try_from(reject.reason).map_or(unknown, |n| n.min(unknown));
         let row = r.row(self.rejects, &reject.rejected_command);
         r.add_cell(row, self.reject.at(reason), 1);
-    }
-}
-
-const LINKING_LION_AGENT: &str = "LinkingLion";
-
-impl AddrRelay {
-    fn addr(r: &mut Registry) -> Self {
-        let services_values = r.table(&[]);
-        AddrRelay {
-            addresses: r.histogram_vec(
-                "peerobserver_p2p_addr_addresses",
-                "Addresses an addr message.",
-                &[DIRECTION],
-                ADDRESS_COUNT,
-            ),
-            offset: r.histogram_vec(
-                "peerobserver_p2p_addr_timestamp_offset_seconds",
-                "How far the time of an address in an addr message lies in the past or in the future.",
-                &[DIRECTION, TIMESTAMP_OFFSET],
-                OFFSET_SECONDS,
-            ),
-            services_bits: r.histogram_vec(
-                "peerobserver_p2p_addr_services_bits",
-                "Service bits of the addresses in addr messages, one observation a bit.",
-                &[DIRECTION],
-                SERVICE_BIT,
-            ),
-            services: r.column(
-                services_values,
-                "peerobserver_p2p_addr_services",
-                "Addresses in addr messages, by their services as a number.",
-                &["services"],
-                &[DIRECTION],
-            ),
-            services_values,
-        }
-    }
-
-    fn addrv2(r: &mut Registry) -> Self {
-        let services_values = r.table(&[]);
-        AddrRelay {
-            services_bits: r.histogram_vec(
-                "peerobserver_p2p_addrv2_services_bits",
-                "Service bits of the addresses in addrv2 messages, one observation a bit.",
-                &[DIRECTION],
-                SERVICE_BIT,
-            ),
-            services: r.column(
-                services_values,
-                "peerobserver_p2p_addrv2_services",
-                "Addresses in addrv2 messages, by their services as a number.",
-                &["services"],
-                &[DIRECTION],
-            ),
-            addresses: r.histogram_vec(
-                "peerobserver_p2p_addrv2_addresses",
-                "Addresses an addrv2 message.",
-                &[DIRECTION],
-                ADDRESS_COUNT,
-            ),
-            offset: r.histogram_vec(
-                "peerobserver_p2p_addrv2_timestamp_offset_seconds",
-                "How far the time of an address in an addrv2 message lies in the past or in the future.",
-                &[DIRECTION, TIMESTAMP_OFFSET],
-                OFFSET_SECONDS,
-            ),
-            services_values,
-        }
-    }
-}
-
-/// The address without its port: `192.0.2.1` of `192.0.2.1:8333`, `2001:db8::1` of `[2001:db8::1]:8333`.
-pub(crate) fn ip_of(addr: &str) -> &str {
-    let Some((ip, _port)) = addr.rsplit_once(':') else { return addr };
-    ip.trim_start_matches('[').trim_end_matches(']')
-}
-
-/// First address of the /24 (IPv4) or /64 (IPv6).
-fn subnet(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, c, _] = ip.octets();
-            Ipv4Addr::new(a, b, c, 0).into()
-        }
-        IpAddr::V6(ip) => {
-            let [a, b, c, d, ..] = ip.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-    }
-}
-
-/// The subnet as text; what is no IP address (Tor, I2P) stays as it is.
-fn write_subnet(out: &mut String, ip: &str) {
-    match ip.parse().map(subnet) {
-        // Writing into a `String` cannot fail.
-        Ok(subnet) => drop(write!(out, "{subnet}")),
-        Err(_) => out.push_str(ip),
     }
 }
 
