@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+mod bpf;
 mod proto;
 mod schema;
 
@@ -30,6 +31,12 @@ enum Regenerate {
         #[arg(long)]
         check: bool,
     },
+    /// The programs for the kernel; needs clang 14 of Debian 12
+    Bpf {
+        /// Fail when what is committed differs, and write nothing
+        #[arg(long)]
+        check: bool,
+    },
     /// The list of numbers, names and types that the schema must keep; refuses changes that break readers
     SchemaLock {
         /// Fail when what is committed differs, and write nothing
@@ -43,6 +50,8 @@ fn main() -> Result<()> {
     match Args::parse().chore {
         Chore::Regenerate(Regenerate::Proto { check: false }) => proto::regenerate(&root),
         Chore::Regenerate(Regenerate::Proto { check: true }) => proto::check(&root),
+        Chore::Regenerate(Regenerate::Bpf { check: false }) => bpf::regenerate(&root),
+        Chore::Regenerate(Regenerate::Bpf { check: true }) => bpf::check(&root),
         Chore::Regenerate(Regenerate::SchemaLock { check: false }) => schema::regenerate(&root),
         Chore::Regenerate(Regenerate::SchemaLock { check: true }) => schema::check(&root),
     }

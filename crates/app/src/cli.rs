@@ -8,23 +8,24 @@ use peer_observer_bus::NatsConfig;
 use peer_observer_bus::nats::DEFAULT_ADDRESS;
 use peer_observer_extractors::ebpf;
 
-use crate::components::{Extractor, ExtractorKind, Tool};
+use crate::components::{Extractor, ExtractorKind, Sections, Tool};
 use crate::{config, demo, demo_node, doctor, run};
 
 const EXAMPLES: &str = "\
 Examples:
-  peer-observer demo                   see what there is to see, without a node
-  sudo peer-observer run               watch the nodes on this machine
-  sudo peer-observer run --quiet       the same, without a line for each event
-  peer-observer doctor                 what this machine can do, and what is missing
+  peer-observer demo               see what there is to see, without a node
+  sudo peer-observer run           watch the nodes on this machine
+  sudo peer-observer run --quiet   the same, without a line for each event
+  peer-observer doctor             what this machine can do, and what is missing
 
 With a NATS server, the parts run apart, on one machine or many:
-  sudo peer-observer extract ebpf --nats-address 10.0.0.1:4222
-  peer-observer metrics --nats-address 10.0.0.1:4222 --metrics-address 127.0.0.1:8282
-  peer-observer logger --nats-address 10.0.0.1:4222 --connections --json
+  sudo peer-observer extract ebpf -a nats.example:4222
+  peer-observer metrics -a nats.example:4222 -m 127.0.0.1:8282
+  peer-observer logger -a nats.example:4222 --connections --json
 
-Events go to standard output, everything else to standard error. The exit status is 0 after SIGINT or SIGTERM, 1 after a fatal
-error, 2 when the command line cannot be understood.";
+Events go to standard output, everything else to standard error.
+Exit status: 0 after SIGINT or SIGTERM, 1 after a fatal error, 2 when the
+command line cannot be understood.";
 
 /// Watches Bitcoin Core nodes from the inside: every P2P message, connection, mempool change and block, live
 #[derive(Debug, Parser)]
@@ -35,16 +36,17 @@ pub(crate) struct Cli {
         short = 'l',
         long,
         global = true,
+        help_heading = "General",
         default_value = "info",
         value_name = "LEVEL",
         ignore_case = true
     )]
     pub(crate) log_level: String,
     /// Configuration file; `peer-observer config print` shows one
-    #[arg(short = 'c', long = "config", global = true, value_name = "FILE")]
+    #[arg(short = 'c', long = "config", global = true, help_heading = "General", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Set one value of the configuration; may be repeated
-    #[arg(long, global = true, value_name = "SECTION.KEY=VALUE")]
+    #[arg(long, global = true, help_heading = "General", value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
     #[command(subcommand)]
     command: Command,
@@ -57,17 +59,13 @@ enum Command {
         #[command(flatten)]
         run: run::Config,
         #[command(flatten)]
-        nats: NatsConfig,
+        nats: Box<NatsConfig>,
     },
     /// Show what there is to see, with a recording instead of a node
     Demo(demo::Config),
     /// Run one extractor, publishing to NATS
-    Extract {
-        #[command(flatten)]
-        nats: NatsConfig,
-        #[command(subcommand)]
-        extractor: Extractor,
-    },
+    #[command(subcommand)]
+    Extract(Extractor),
     #[command(flatten)]
     Tool(Tool),
     /// Say what this machine can do, and what is missing
@@ -95,17 +93,32 @@ pub(crate) fn parse() -> (Cli, ArgMatches) {
     (cli, matches)
 }
 
-/// The command line, with the flags of NATS where tools get them.
+/// The command line, with the flags of NATS where extractors and tools run alone.
 fn command() -> clap::Command {
     let mut command = Cli::command();
-    let tools: Vec<String> = <Tool as Subcommand>::augment_subcommands(clap::Command::new("tools"))
+    for tool in names::<Tool>() {
+        command = command.mut_subcommand(tool, with_nats);
+    }
+    command.mut_subcommand("extract", |mut extract| {
+        for extractor in names::<Extractor>() {
+            extract = extract.mut_subcommand(extractor, with_nats);
+        }
+        extract
+    })
+}
+
+fn names<S: Subcommand>() -> Vec<String> {
+    S::augment_subcommands(clap::Command::new("names"))
         .get_subcommands()
         .map(|c| c.get_name().to_owned())
-        .collect();
-    for tool in tools {
-        command = command.mut_subcommand(tool, <NatsConfig as clap::Args>::augment_args);
-    }
-    command
+        .collect()
+}
+
+fn with_nats(command: clap::Command) -> clap::Command {
+    let about = command.get_about().cloned();
+    // Adding arguments also sets what the command is about.
+    let command = <NatsConfig as clap::Args>::augment_args(command);
+    command.about(about.unwrap_or_default()).long_about(None)
 }
 
 /// Does what the command line asks for.
@@ -115,7 +128,7 @@ pub(crate) fn execute(cli: Cli, matches: &ArgMatches) -> Result<()> {
     match cli.command {
         Command::Run { run, nats } => {
             sections.run = config::overlay(&sections.run, &run, matches)?;
-            sections.nats = config::overlay(&sections.nats, &nats, matches)?;
+            sections.nats = config::overlay(&sections.nats, &*nats, matches)?;
             sections.run.apply(&mut sections.ebpf, &mut sections.metrics, &mut sections.logger);
             give_up_rights()?;
             run::runtime()?.block_on(run::everything(sections))
@@ -125,10 +138,9 @@ pub(crate) fn execute(cli: Cli, matches: &ArgMatches) -> Result<()> {
             run::runtime()?.block_on(demo::run(demo, sections))
         }
         Command::DemoNode(config) => demo_node::run(&config),
-        Command::Extract { nats, extractor } => {
-            sections.nats = config::overlay(&sections.nats, &nats, matches)?;
-            sections.nats.nats_address.get_or_insert_with(|| DEFAULT_ADDRESS.into());
+        Command::Extract(extractor) => {
             let (_, matches) = matches.subcommand().context("no extractor")?;
+            use_nats(&mut sections, matches)?;
             let extractor = extractor.merge(&mut sections, matches)?;
             if extractor == ExtractorKind::Ebpf {
                 give_up_rights()?;
@@ -136,9 +148,7 @@ pub(crate) fn execute(cli: Cli, matches: &ArgMatches) -> Result<()> {
             run::runtime()?.block_on(run::extractor(extractor, sections))
         }
         Command::Tool(tool) => {
-            let nats = NatsConfig::from_arg_matches(matches)?;
-            sections.nats = config::overlay(&sections.nats, &nats, matches)?;
-            sections.nats.nats_address.get_or_insert_with(|| DEFAULT_ADDRESS.into());
+            use_nats(&mut sections, matches)?;
             let tool = tool.merge(&mut sections, matches)?;
             run::runtime()?.block_on(run::tool(tool, sections))
         }
@@ -146,6 +156,14 @@ pub(crate) fn execute(cli: Cli, matches: &ArgMatches) -> Result<()> {
         Command::Config(ConfigCommand::Print) => doctor::print(&config::print(&sections)?),
         Command::Config(ConfigCommand::Check) => doctor::print("the configuration can be used\n"),
     }
+}
+
+/// Puts the flags of NATS over the file. What runs alone always has a server.
+fn use_nats(sections: &mut Sections, matches: &ArgMatches) -> Result<()> {
+    let nats = NatsConfig::from_arg_matches(matches)?;
+    sections.nats = config::overlay(&sections.nats, &nats, matches)?;
+    sections.nats.nats_address.get_or_insert_with(|| DEFAULT_ADDRESS.into());
+    Ok(())
 }
 
 /// Keeps only the capabilities that are needed later. Threads inherit them, so this comes before there are any.
@@ -179,7 +197,7 @@ mod tests {
     #[test]
     fn public_flags_are_understood() {
         for line in [
-            "extract -a 1.2.3.4:4222 -u user -p pass ebpf -b /bin/true --bitcoind-pid 1 --no-p2pmsg-tracepoints -i",
+            "extract ebpf -a 1.2.3.4:4222 -u user -p pass -b /bin/true --bitcoind-pid 1 --no-p2pmsg-tracepoints -i",
             "extract ebpf --bitcoind-path /bin/true --bitcoind-pid-file /x --libbpf-debug --no-idle-exit",
             "logger --messages --connections --mempool --validation --rpc --p2p-extractor --log-extractor -l DEBUG",
             "metrics -m 127.0.0.1:8282 -f /password -u user",

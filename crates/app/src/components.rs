@@ -27,6 +27,21 @@ macro_rules! components {
             $(pub(crate) $tool: tools::$tool::Config,)*
         }
 
+        impl Sections {
+            /// The flags of every section: what its keys mean.
+            pub(crate) fn flags() -> Vec<(&'static str, clap::Command)> {
+                fn flags<A: clap::Args>() -> clap::Command {
+                    A::augment_args(clap::Command::new("section"))
+                }
+                vec![
+                    ("run", flags::<crate::run::Config>()),
+                    ("nats", flags::<NatsConfig>()),
+                    $((stringify!($extractor), flags::<extractors::$extractor::Config>()),)*
+                    $((stringify!($tool), flags::<tools::$tool::Config>()),)*
+                ]
+            }
+        }
+
         /// An extractor on its own.
         #[derive(Debug, Subcommand)]
         pub(crate) enum Extractor {

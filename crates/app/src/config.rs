@@ -75,9 +75,25 @@ pub(crate) fn overlay<T: Serialize + DeserializeOwned>(
     merged.try_into().map_err(|e: toml::de::Error| anyhow!("{}", e.message().trim()))
 }
 
-/// The whole configuration as a file.
+/// The whole configuration as a file, with what the keys mean. Keys that are not set stand there as comments.
 pub(crate) fn print(sections: &Sections) -> Result<String> {
-    toml::to_string(sections).context("writing the configuration")
+    let values = Table::try_from(sections).context("reading the configuration")?;
+    let mut text = String::new();
+    for (name, flags) in Sections::flags() {
+        text.push_str(&format!("[{name}]\n"));
+        for flag in flags.get_arguments().filter(|a| !a.is_hide_set()) {
+            let key = flag.get_id().as_str();
+            for line in flag.get_help().map(ToString::to_string).unwrap_or_default().lines() {
+                text.push_str(&format!("# {line}\n"));
+            }
+            match values.get(name).and_then(|section| section.get(key)) {
+                Some(value) => text.push_str(&format!("{key} = {value}\n")),
+                None => text.push_str(&format!("#{key} =\n")),
+            }
+        }
+        text.push('\n');
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -87,8 +103,9 @@ mod tests {
     #[test]
     fn the_defaults_are_a_valid_file() {
         let text = print(&Sections::default()).unwrap();
-        let again = parse(&text).unwrap();
-        assert_eq!(Table::try_from(Sections::default()).unwrap(), again);
+        let again: Sections = toml::from_str(&text).unwrap();
+        assert_eq!(Table::try_from(Sections::default()).unwrap(), Table::try_from(again).unwrap());
+        assert!(text.contains("[ebpf]") && text.contains("#nats_address ="), "{text}");
     }
 
     #[test]

@@ -57,7 +57,6 @@ pub(crate) async fn run(config: Config, mut sections: Sections) -> Result<()> {
     let mut parts = Parts::start_tools(&bus, &sections, &[ToolKind::Logger, ToolKind::Metrics]);
     let stop_extractors = parts.stop_extractors();
     let lacking = missing(&config);
-    tracing::info!("metrics at http://{}/metrics", sections.metrics.metrics_address);
     if lacking.is_empty() {
         tracing::info!("playing a recorded node through real probes and the kernel");
         let publisher = bus.publisher(Source::Ebpf, "ebpf");

@@ -17,6 +17,7 @@ mod demo_node;
 mod doctor;
 mod run;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
@@ -30,10 +31,22 @@ fn main() -> ExitCode {
     match cli::execute(cli, &matches) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("peer-observer: {error:#}");
+            eprintln!("peer-observer: {}", in_full(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes, each said once: many errors say their cause themselves.
+fn in_full(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// Standard output is for events; everything else goes to standard error.
@@ -41,6 +54,11 @@ fn log_to_stderr(level: &str) -> anyhow::Result<()> {
     // The NATS client tells of every attempt to connect; what matters of it is told by the bus.
     let filter = EnvFilter::try_new(format!("{level},async_nats=error,libbpf=info"))
         .map_err(|e| anyhow::anyhow!("--log-level {level}: {e}: give error, warn, info, debug or trace"))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_target(false)
+        .init();
     Ok(())
 }

@@ -107,7 +107,6 @@ pub(crate) async fn everything(sections: Sections) -> Result<()> {
     }
     if !sections.run.no_metrics {
         tools.push(ToolKind::Metrics);
-        tracing::info!("metrics at http://{}/metrics", sections.metrics.metrics_address);
     }
     let mut parts = Parts::start_tools(&bus, &sections, &tools);
     parts.start_extractor(ExtractorKind::Ebpf, &bus, &sections);
@@ -127,9 +126,6 @@ pub(crate) async fn extractor(extractor: ExtractorKind, sections: Sections) -> R
 pub(crate) async fn tool(tool: ToolKind, sections: Sections) -> Result<()> {
     let stop = stop_on_signal()?;
     let bus = bus(&sections)?;
-    if tool == ToolKind::Metrics {
-        tracing::info!("metrics at http://{}/metrics", sections.metrics.metrics_address);
-    }
     Parts::start_tools(&bus, &sections, &[tool]).until_end(&bus, stop).await
 }
 

@@ -76,6 +76,8 @@ impl Reader {
         let subscribed = client.subscribe(self.subscription.clone()).await;
         let mut messages = match subscribed {
             Ok(messages) => messages.ready_chunks(256),
+            // The tool ended before the server was there.
+            Err(_) if self.mailbox.gone.load(Ordering::Relaxed) => return,
             Err(error) => {
                 tracing::error!(component, address, %error, "cannot subscribe");
                 return;

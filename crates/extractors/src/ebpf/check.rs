@@ -50,6 +50,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     let mut findings = vec![kernel_version()];
     findings.extend(capabilities());
     findings.push(lockdown());
+    findings.push(pid_namespace());
     findings.extend(nodes(config));
     findings
 }
@@ -91,6 +92,19 @@ fn lockdown() -> Finding {
         );
     }
     Finding::good("kernel lockdown does not stand in the way; kernel BTF is not needed")
+}
+
+fn pid_namespace() -> Finding {
+    // The kernel's number of the first PID namespace, PROC_PID_INIT_INO in include/linux/proc_ns.h.
+    const FIRST: &str = "pid:[4026531836]";
+    let own = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    if own.as_os_str() == FIRST {
+        return Finding::good("the process ids of the whole machine can be seen");
+    }
+    Finding::bad(
+        "this runs in a PID namespace of its own: nodes cannot be told apart, because the kernel has other process ids",
+        "run it outside of the container, or with the host's PID namespace (docker run --pid=host)",
+    )
 }
 
 fn nodes(config: &Config) -> Vec<Finding> {

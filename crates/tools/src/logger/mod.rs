@@ -36,7 +36,7 @@ const TELL_LOSSES: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Print P2P messages. Without any of the flags for a kind, events of all kinds are printed.
+    /// Print P2P messages. Without any of the flags for a kind, events of all kinds are printed, but for books.
     #[arg(long)]
     pub messages: bool,
     /// Print connections that are opened, closed, evicted, and misbehaving peers.
@@ -69,7 +69,7 @@ pub struct Config {
     /// Print what was lost on the way.
     #[arg(long)]
     pub loss: bool,
-    /// Print the books that extractors keep of what they saw and lost.
+    /// Print the books that the eBPF extractor keeps of hits and what became of them.
     #[arg(long)]
     pub books: bool,
     /// Print attacks and anomalies.

@@ -10,7 +10,17 @@
 
 #include <linux/types.h>
 #include <linux/bpf.h>
+#if defined(__TARGET_ARCH_arm64)
+// As in arch/arm64/include/uapi/asm/ptrace.h, so that no headers of another architecture are needed.
+struct user_pt_regs {
+	__u64 regs[31];
+	__u64 sp;
+	__u64 pc;
+	__u64 pstate;
+};
+#else
 #include <linux/ptrace.h>
+#endif
 #include <stdbool.h>
 #include <stddef.h>
 
