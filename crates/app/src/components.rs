@@ -91,6 +91,10 @@ macro_rules! components {
         }
 
         impl ExtractorKind {
+            /// All of them.
+            #[cfg(test)]
+            pub(crate) const ALL: &[ExtractorKind] = &[$(ExtractorKind::$Extractor,)*];
+
             /// Its name, as in the command line and the configuration file.
             pub(crate) fn name(self) -> &'static str {
                 match self { $(ExtractorKind::$Extractor => stringify!($extractor),)* }
@@ -121,6 +125,10 @@ macro_rules! components {
         }
 
         impl ToolKind {
+            /// All of them.
+            #[cfg(test)]
+            pub(crate) const ALL: &[ToolKind] = &[$(ToolKind::$Tool,)*];
+
             /// Its name, as in the command line and the configuration file.
             pub(crate) fn name(self) -> &'static str {
                 match self { $(ToolKind::$Tool => stringify!($tool),)* }
@@ -167,5 +175,85 @@ components! {
         logger: Logger,
         /// Count events for Prometheus
         metrics: Metrics,
+    }
+}
+
+/// What every component has to do, whatever else it does.
+#[cfg(test)]
+mod contract {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::run::Parts;
+
+    /// In this time everything ends, however it is stopped.
+    const END: Duration = Duration::from_secs(2);
+
+    /// Settings with which every component can run on a machine that runs other tests, too.
+    fn sections() -> Sections {
+        let recording = format!("{}/../../data/regtest-tour/tracepoints.bin.zst", env!("CARGO_MANIFEST_DIR"));
+        let set = [
+            "metrics.metrics_address=127.0.0.1:0".to_owned(),
+            format!("capture.recording=[\"{recording}\"]"),
+            "capture.speed=1.0".to_owned(),
+            // Nothing listens there.
+            "nats.nats_address=127.0.0.1:1".to_owned(),
+        ];
+        config::read(None, &set).unwrap()
+    }
+
+    fn buses(sections: &Sections) -> [Bus; 2] {
+        [Bus::in_process(), Bus::nats(sections.nats.clone()).unwrap()]
+    }
+
+    /// Runs a component for a moment and stops it; fails when it ends before, or does not end in time.
+    async fn starts_and_stops(name: &str, bus: &Bus, parts: Parts) {
+        let stop = CancellationToken::new();
+        let stopper = stop.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            stopper.cancel();
+        });
+        let begin = std::time::Instant::now();
+        parts.until_end(bus, stop).await.unwrap_or_else(|e| panic!("{name} failed: {e:#}"));
+        let took = begin.elapsed();
+        assert!(took >= Duration::from_millis(300), "{name} ended by itself after {took:?}");
+        assert!(took <= END + Duration::from_millis(300), "{name} took {took:?} to end");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_tool_starts_and_stops_also_without_a_server() {
+        let sections = sections();
+        for tool in ToolKind::ALL {
+            for bus in buses(&sections) {
+                let parts = Parts::start_tools(&bus, &sections, &[*tool]);
+                starts_and_stops(tool.name(), &bus, parts).await;
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_extractor_starts_and_stops_also_without_a_server() {
+        let sections = sections();
+        for extractor in ExtractorKind::ALL {
+            if *extractor == ExtractorKind::Ebpf && !extractors::ebpf::may_run() {
+                eprintln!("skipped: the ebpf extractor needs root");
+                continue;
+            }
+            for bus in buses(&sections) {
+                let mut parts = Parts::start_tools(&bus, &sections, &[]);
+                parts.start_extractor(*extractor, &bus, &sections);
+                starts_and_stops(extractor.name(), &bus, parts).await;
+            }
+        }
+    }
+
+    #[test]
+    fn every_component_refuses_settings_it_does_not_know() {
+        let names = ExtractorKind::ALL.iter().map(|e| e.name()).chain(ToolKind::ALL.iter().map(|t| t.name()));
+        for name in names {
+            let error = config::read(None, &[format!("{name}.no_such_key=1")]).unwrap_err();
+            assert!(format!("{error:#}").contains("no_such_key"), "{name}: {error:#}");
+        }
     }
 }

@@ -201,3 +201,64 @@ fn text(bytes: &[u8]) -> String {
 fn hash(bytes: hit::Hash) -> Bytes {
     Bytes::copy_from_slice(&bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use peer_observer_events::Subject;
+
+    use super::*;
+
+    #[test]
+    fn connection_types_have_their_own_values() {
+        let types: [(&[u8], i32); 8] = [
+            (b"inbound", 1),
+            (b"outbound-full-relay", 2),
+            (b"block-relay-only", 3),
+            (b"feeler", 4),
+            (b"manual", 5),
+            (b"addr-fetch", 6),
+            (b"private-broadcast", 7),
+            (b"something new", 0),
+        ];
+        for (text, value) in types {
+            assert_eq!(conn_type(text) as i32, value, "{}", text.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_message_that_was_captured_in_part_is_kept_and_marked() {
+        let hit = Hit::Message(hit::Message {
+            inbound: true,
+            peer_id: 3,
+            addr: b"127.0.0.1:1\xff",
+            conn_type: b"inbound",
+            msg_type: b"block",
+            size: 100,
+            payload: &[7; 80],
+        });
+        let PeerObserverEvent::EbpfExtractor(Ebpf { ebpf_event: Some(EbpfEvent::Message(m)) }) = event(&hit)
+        else {
+            panic!()
+        };
+        assert_eq!((m.captured, m.meta.size), (Some(80), 100));
+        assert_eq!(m.decode_error.as_deref(), Some("80 of 100 bytes captured"));
+        let Some(Msg::Unknown(unknown)) = m.msg else { panic!("{:?}", m.msg) };
+        assert_eq!((unknown.command.as_str(), unknown.payload.len()), ("block", 80));
+        assert_eq!(m.meta.addr, "127.0.0.1:1\u{fffd}");
+    }
+
+    #[test]
+    fn what_public_tools_do_not_know_goes_out_of_their_sight() {
+        let flush = Hit::UtxoCacheFlush { duration_us: 1, mode: 2, coins: 3, bytes: 4, for_prune: true };
+        assert_eq!(Subject::of(&event(&flush)), Some(Subject::UtxoCache));
+        let add = Hit::AddrmanMoveToGood {
+            bucket: 1,
+            position: 2,
+            addr: b"a",
+            addr_as: 3,
+            source: b"b",
+            source_as: 4,
+        };
+        assert_eq!(Subject::of(&event(&add)), Some(Subject::Addrman));
+    }
+}

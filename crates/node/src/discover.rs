@@ -82,6 +82,9 @@ pub struct NodeProcess {
     pub file: FileId,
     /// The data directory, as the process sees it, without the network's folder.
     pub datadir: PathBuf,
+    /// The data directory itself, whatever its path: two containers can have the same path, and a container that is started again
+    /// has the same directory in another file system. Nothing when it cannot be looked at.
+    pub datadir_id: Option<FileId>,
     /// It is the data directory that Bitcoin Core takes when none is given.
     pub default_datadir: bool,
     /// The chain, from the command line and bitcoin.conf.
@@ -181,6 +184,7 @@ fn look_at(pid: u32, exe: PathBuf) -> Option<NodeProcess> {
         exe: without_deleted(&exe),
         file,
         datadir: home.join(".bitcoin"),
+        datadir_id: None,
         default_datadir: true,
         network: Network::Mainnet,
         uid,
@@ -198,6 +202,7 @@ fn look_at(pid: u32, exe: PathBuf) -> Option<NodeProcess> {
         node.datadir = cwd.join(dir);
         node.default_datadir = false;
     }
+    node.datadir_id = FileId::of(&node.host_path(&node.datadir));
     node.network = args.network().or_else(|| conf.network()).unwrap_or(Network::Mainnet);
     Some(node)
 }

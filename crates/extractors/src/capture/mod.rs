@@ -224,3 +224,90 @@ impl Pace {
         !stop.is_cancelled()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use peer_observer_bus::{Bus, Delivery, Limits};
+    use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
+    use peer_observer_events::proto::observer::Source;
+    use peer_observer_events::{PeerObserverEvent, Subject};
+
+    use super::*;
+
+    fn data(path: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data").join(path)
+    }
+
+    async fn played(config: Config) -> Result<Vec<Delivery>, Error> {
+        let bus = Bus::in_process();
+        let mut subscriber = bus.subscriber("test", Subject::ALL, Limits::default());
+        let played = run(config, bus.publisher(Source::Capture, "capture"), CancellationToken::new()).await;
+        bus.close(Duration::ZERO).await;
+        let mut all = Vec::new();
+        while subscriber.recv_many(&mut all, 1000).await > 0 {}
+        played.map(|()| all)
+    }
+
+    /// What a message says, but for what capture files do not know.
+    fn messages(deliveries: &[Delivery]) -> Vec<(u64, String, bool, String)> {
+        let mut all: Vec<_> = deliveries
+            .iter()
+            .filter_map(|d| match d.event.peer_observer_event.as_ref()? {
+                PeerObserverEvent::EbpfExtractor(ebpf) => match ebpf.ebpf_event.as_ref()? {
+                    EbpfEvent::Message(m) => {
+                        Some((m.meta.size, m.meta.addr.clone(), m.meta.inbound, format!("{:?}", m.msg)))
+                    }
+                    _ => None,
+                },
+                _ => None,
+            })
+            .collect();
+        all.sort();
+        all
+    }
+
+    #[tokio::test]
+    async fn a_recording_becomes_its_events_in_order_with_its_times() {
+        let path = data("regtest-tour/tracepoints.bin.zst");
+        let events = played(Config { recording: vec![path.clone()], ..Config::default() }).await.unwrap();
+        let bytes = recording::read_file(&path, MAX_RECORDING).unwrap();
+        let recorded: Vec<_> = Records::new(&bytes).map(Result::unwrap).collect();
+        assert_eq!(events.len(), 1653);
+        for (event, record) in events.iter().zip(&recorded) {
+            assert_eq!(event.event.origin.as_ref().unwrap().time_ns, record.time_ns);
+            assert_eq!(event.event.peer_observer_event.as_ref(), Some(&convert::event(&record.hit)));
+        }
+    }
+
+    #[tokio::test]
+    async fn capture_files_become_the_messages_that_the_tracepoints_saw() {
+        let dir = tempfile::tempdir().unwrap();
+        let unpacked = dir.path();
+        let tar = recording::read_file(&data("regtest-tour/message_capture.tar.zst"), MAX_RECORDING).unwrap();
+        std::fs::write(unpacked.join("captures.tar"), tar).unwrap();
+        let status = std::process::Command::new("tar")
+            .arg("-xf")
+            .arg("captures.tar")
+            .current_dir(unpacked)
+            .status()
+            .unwrap();
+        assert!(status.success());
+
+        let folder = unpacked.join("message_capture");
+        let captured = played(Config { capturemessages: vec![folder], ..Config::default() }).await.unwrap();
+        let traced =
+            played(Config { recording: vec![data("regtest-tour/tracepoints.bin.zst")], ..Config::default() });
+        assert_eq!(messages(&captured), messages(&traced.await.unwrap()));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_played_is_an_error() {
+        assert!(matches!(played(Config::default()).await, Err(Error::Nothing)));
+        let missing = Config { recording: vec!["/nonexistent".into()], ..Config::default() };
+        assert!(matches!(played(missing).await, Err(Error::Recording { .. })));
+        let missing = Config { capturemessages: vec!["/nonexistent".into()], ..Config::default() };
+        assert!(matches!(played(missing).await, Err(Error::Capture { .. })));
+        let speed = Config { recording: vec!["/x".into()], speed: f64::NAN, ..Config::default() };
+        assert!(matches!(played(speed).await, Err(Error::Speed(_))));
+    }
+}

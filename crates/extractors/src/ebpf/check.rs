@@ -45,6 +45,13 @@ pub fn drop_capabilities() -> Result<(), caps::errors::CapsError> {
     caps::set(None, CapSet::Permitted, &keep)
 }
 
+/// Whether the kernel will let this process load and attach its programs.
+pub fn may_run() -> bool {
+    [Capability::CAP_BPF, Capability::CAP_PERFMON]
+        .into_iter()
+        .all(|c| caps::has_cap(None, CapSet::Effective, c).unwrap_or(false))
+}
+
 /// Looks whether this machine has what the extractor needs.
 pub fn check(config: &Config) -> Vec<Finding> {
     let mut findings = vec![kernel_version()];

@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 use peer_observer_bus::Publisher;
 use tokio_util::sync::CancellationToken;
 
-pub use check::{check, drop_capabilities, needed_capabilities};
+pub use check::{check, drop_capabilities, may_run, needed_capabilities};
 pub use config::{Config, NodeKey, NodeName, TypeLimit};
 
 use clock::Offset;

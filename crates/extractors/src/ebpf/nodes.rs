@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use peer_observer_node::discover::NodeProcess;
+use peer_observer_node::discover::{FileId, NodeProcess};
 
 use super::config::{NodeKey, NodeName};
 
@@ -19,11 +19,18 @@ pub(super) struct Process {
     pub(super) block_time_in_us: bool,
 }
 
+/// What makes a node the same after a restart.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Place {
+    Directory(FileId),
+    Path(PathBuf),
+}
+
 /// Gives names to nodes.
 #[derive(Debug)]
 pub(super) struct Names {
     asked_for: Vec<NodeName>,
-    given: HashMap<(PathBuf, u64), Arc<str>>,
+    given: HashMap<Place, Arc<str>>,
 }
 
 impl Names {
@@ -41,10 +48,10 @@ impl Names {
         if let Some(asked_for) = asked_for {
             return asked_for.name.as_str().into();
         }
-        // Two containers may have the same data directory in different file systems.
-        let root = std::fs::metadata(format!("/proc/{}/root", node.pid))
-            .map_or(0, |m| std::os::unix::fs::MetadataExt::dev(&m));
-        let key = (node.datadir.clone(), root);
+        let key = match node.datadir_id {
+            Some(id) => Place::Directory(id),
+            None => Place::Path(node.datadir.clone()),
+        };
         if let Some(name) = self.given.get(&key) {
             return name.clone();
         }
@@ -66,7 +73,7 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
-    use peer_observer_node::discover::{FileId, Network};
+    use peer_observer_node::discover::Network;
 
     use super::*;
 
@@ -77,6 +84,7 @@ mod tests {
             exe: "/usr/bin/bitcoind".into(),
             file: FileId { device: 1, inode: 1 },
             datadir: datadir.into(),
+            datadir_id: None,
             default_datadir,
             network: Network::Signet,
             uid: 0,
@@ -93,5 +101,17 @@ mod tests {
         assert_eq!(&*names.name(&node(5, "/srv/c", false)), "carol");
         assert_eq!(&*names.name(&node(6, "/other/carol", false)), "carol-2");
         assert_eq!(&*names.name(&node(7, "/srv/x", false)), "dave");
+    }
+
+    #[test]
+    fn a_container_keeps_its_name_when_it_is_started_again_and_another_has_its_own() {
+        let mut names = Names::new(Vec::new());
+        let in_container = |pid, inode| NodeProcess {
+            datadir_id: Some(FileId { device: 9, inode }),
+            ..node(pid, "/data/bitcoin", false)
+        };
+        assert_eq!(&*names.name(&in_container(1, 1)), "bitcoin");
+        assert_eq!(&*names.name(&in_container(2, 2)), "bitcoin-2");
+        assert_eq!(&*names.name(&in_container(3, 1)), "bitcoin");
     }
 }
