@@ -153,7 +153,7 @@ impl Nats {
                 Ok(left) => unsent += left.unwrap_or(0),
                 Err(_) => {
                     task.abort();
-                    unsent += spool.queue.depth().0 as u64;
+                    unsent += spool.unsent();
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! The writing side: a spool, and the one task that empties it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,12 +19,19 @@ use crate::queue::{Limits, Priority, Queue};
 pub(crate) struct Spool {
     component: &'static str,
     pub(super) queue: Queue<Pending>,
+    /// Taken from the queue by the writer, not yet sent.
+    in_hand: AtomicU64,
     book: Mutex<LossBook>,
 }
 
 impl Spool {
     pub(super) fn new(component: &'static str, limits: Limits) -> Self {
-        Spool { component, queue: Queue::new(limits), book: Mutex::new(LossBook::new(component)) }
+        Spool {
+            component,
+            queue: Queue::new(limits),
+            in_hand: AtomicU64::new(0),
+            book: Mutex::new(LossBook::new(component)),
+        }
     }
 
     /// Adds events; what does not fit is counted.
@@ -38,6 +46,11 @@ impl Spool {
         for pending in refused {
             self.lose(&pending.node, pending.subject, "full");
         }
+    }
+
+    /// Events that are not sent.
+    pub(super) fn unsent(&self) -> u64 {
+        self.queue.depth().0 as u64 + self.in_hand.load(Ordering::Relaxed)
     }
 
     fn lose(&self, node: &Arc<str>, subject: Subject, cause: &'static str) {
@@ -84,7 +97,7 @@ impl Writer {
             Err(error) => {
                 tracing::error!(component, address, %error, "cannot set up the nats connection");
                 self.spool.queue.close();
-                return self.spool.queue.depth().0 as u64;
+                return self.spool.unsent();
             }
         };
         let spool = self.spool.clone();
@@ -103,12 +116,14 @@ impl Writer {
                     if n == 0 {
                         break;
                     }
+                    spool.in_hand.store(n as u64, Ordering::Relaxed);
                     // While the server is away, events wait in the spool, whose bound counts, and not in the client.
                     if is_up.wait_for(|up| *up).await.is_err() {
-                        return (chunk.len() + spool.queue.depth().0) as u64;
+                        return spool.unsent();
                     }
                     for pending in chunk.drain(..) {
                         self.send(&client, pending).await;
+                        spool.in_hand.fetch_sub(1, Ordering::Relaxed);
                     }
                 }
             }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use libbpf_rs::Link;
 use peer_observer_bus::loss::What;
@@ -31,6 +31,17 @@ pub(super) type Processes = Arc<RwLock<HashMap<u32, Process>>>;
 
 /// An attachment: which file, and for which process only.
 type Key = (FileId, Option<u32>);
+
+/// What tells that a file has changed: its length and the time of its last change.
+#[derive(PartialEq, Eq)]
+struct State(Option<(u64, SystemTime)>);
+
+impl State {
+    fn of(path: &Path) -> Self {
+        let meta = std::fs::metadata(path).ok();
+        State(meta.and_then(|m| Some((m.len(), m.modified().ok()?))))
+    }
+}
 
 /// A node process whose hits are seen from now on.
 #[derive(Debug, Clone)]
@@ -56,8 +67,11 @@ pub(super) struct Watcher {
     books: KernelBooks,
     links: HashMap<Key, Vec<Link>>,
     probes: HashMap<FileId, Probes>,
-    failed: HashSet<Key>,
+    // With what the file was then: one that is still being written is tried again when it has changed.
+    failed: HashMap<Key, State>,
     names: Names,
+    // Of nodes that were seen in our own file system: what is put there later is the same node's next program.
+    paths: HashSet<PathBuf>,
     known: HashMap<u32, Known>,
     told: HashMap<u32, Book>,
     processes: Processes,
@@ -84,7 +98,8 @@ impl Watcher {
             kernel,
             links: HashMap::new(),
             probes: HashMap::new(),
-            failed: HashSet::new(),
+            failed: HashMap::new(),
+            paths: HashSet::new(),
             known: HashMap::new(),
             told: HashMap::new(),
             processes,
@@ -99,24 +114,19 @@ impl Watcher {
     /// Looks for nodes that came, went, or were replaced.
     pub(super) fn look(&mut self) {
         let pid = self.pid_asked_for();
-        let files: Vec<(PathBuf, FileId)> =
-            self.config.bitcoind_path.iter().filter_map(|p| Some((p.clone(), FileId::of(p)?))).collect();
+        let files = self.files_at_paths();
         // A program that is known by its path is attached to before it runs, so that nothing of its start is missed.
         if pid.is_none() {
             for (path, file) in &files {
                 self.attach(path, *file, None);
             }
-            for path in self.paths_in_use() {
-                if let Some(file) = FileId::of(&path) {
-                    self.attach(&path, file, None);
-                }
-            }
         }
         let running = match pid {
             Some(pid) => pid.and_then(discover::process).into_iter().collect(),
             None => {
-                let mut wanted = Wanted { files: files.iter().map(|f| f.1).collect(), pids: Vec::new() };
+                let mut wanted = Wanted::default();
                 if !self.config.bitcoind_path.is_empty() {
+                    wanted.files.extend(files.iter().map(|f| f.1));
                     // What was attached to is watched on when its file is replaced.
                     wanted.files.extend(self.links.keys().map(|k| k.0));
                 }
@@ -128,7 +138,7 @@ impl Watcher {
             self.meet(node);
         }
         self.part(&running);
-        self.detach_unused(&running);
+        self.detach_unused(&running, &files);
         self.say_what_is_missing(&running);
     }
 
@@ -141,30 +151,26 @@ impl Watcher {
         Some(std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()))
     }
 
-    /// Where the programs of the known nodes lie, as this process can open them.
-    fn paths_in_use(&self) -> Vec<PathBuf> {
-        let mut paths: Vec<PathBuf> = self
-            .known
-            .iter()
-            .filter(|(_, known)| known.gone_since.is_none())
-            .filter_map(|(pid, _)| discover::process(*pid))
-            .map(|node| node.host_path(&node.exe))
-            .collect();
-        paths.sort();
-        paths.dedup();
-        paths
+    /// Programs that are known by their path and what file is there now: those asked for, and those of nodes that were seen.
+    fn files_at_paths(&self) -> Vec<(PathBuf, FileId)> {
+        let paths = self.config.bitcoind_path.iter().chain(&self.paths);
+        paths.filter_map(|p| Some((p.clone(), FileId::of(p)?))).collect()
     }
 
     fn attach(&mut self, path: &Path, file: FileId, pid: Option<u32>) {
         let key = (file, pid);
-        if self.links.contains_key(&key) || self.failed.contains(&key) {
+        if self.links.contains_key(&key) {
+            return;
+        }
+        let state = State::of(path);
+        if self.failed.get(&key) == Some(&state) {
             return;
         }
         let probes = match Probes::of_binary(path) {
             Ok(probes) => probes,
             Err(error) => {
                 tracing::error!(%error, "cannot look for tracepoints");
-                self.failed.insert(key);
+                self.failed.insert(key, state);
                 return;
             }
         };
@@ -182,7 +188,7 @@ impl Watcher {
             }
         }
         if links.is_empty() {
-            self.failed.insert(key);
+            self.failed.insert(key, state);
             say_why_nothing_is_attached(path, &probes);
             return;
         }
@@ -213,6 +219,11 @@ impl Watcher {
             return;
         }
         let Some(probes) = self.probes.get(&node.file) else { return };
+        if self.config.bitcoind_path.is_empty()
+            && FileId::of(&node.host_path(Path::new("/"))) == FileId::of(Path::new("/"))
+        {
+            self.paths.insert(node.exe.clone());
+        }
         let name = self.names.name(node);
         let process = Process { node: name.clone(), block_time_in_us: probes.block_time_in_us() };
         self.processes.write().unwrap_or_else(PoisonError::into_inner).insert(node.pid, process);
@@ -251,16 +262,13 @@ impl Watcher {
     }
 
     /// Lets go of replaced files that nobody runs any more, and of processes that ended.
-    fn detach_unused(&mut self, running: &[NodeProcess]) {
+    fn detach_unused(&mut self, running: &[NodeProcess], files: &[(PathBuf, FileId)]) {
         let mut used: HashSet<FileId> = running.iter().map(|n| n.file).collect();
-        used.extend(self.config.bitcoind_path.iter().filter_map(|p| FileId::of(p)));
+        used.extend(files.iter().map(|f| f.1));
         let pids: HashSet<u32> = running.iter().map(|n| n.pid).collect();
-        let keep_all = running.is_empty();
-        self.links.retain(|(file, pid), _| {
-            // While no node runs, the last known program may start again.
-            pid.map_or(keep_all || used.contains(file), |pid| pids.contains(&pid))
-        });
-        self.failed.retain(|(file, _)| used.contains(file));
+        self.links.retain(|(file, pid), _| pid.map_or(used.contains(file), |pid| pids.contains(&pid)));
+        self.probes.retain(|file, _| used.contains(file));
+        self.failed.retain(|(file, _), _| used.contains(file));
     }
 
     fn say_what_is_missing(&mut self, running: &[NodeProcess]) {
