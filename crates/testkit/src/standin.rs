@@ -8,6 +8,7 @@
 //! [`Report::not_attached`].
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -225,8 +226,9 @@ impl Binary {
 pub struct StandIn {
     process: Process,
     binary: Arc<Binary>,
+    args: Vec<OsString>,
     // Its data directory, where the recording is too.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl StandIn {
@@ -238,13 +240,14 @@ impl StandIn {
     fn spawn(binary: Arc<Binary>, config: &Config) -> Result<Self, Error> {
         let folder = TempDir::with_prefix("standin-datadir-")
             .map_err(|source| Error::Setup { path: std::env::temp_dir(), source })?;
-        let mut command = Command::new(binary.path());
-        command.arg("-regtest").arg(format!("-datadir={}", folder.path().display()));
+        let mut args: Vec<OsString> =
+            vec!["-regtest".into(), format!("-datadir={}", folder.path().display()).into()];
+        let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
         match &config.source {
             Source::Recording(recording) => {
                 let path = folder.path().join("hits.bin");
                 fs::write(&path, recording).map_err(|source| Error::Setup { path: path.clone(), source })?;
-                command.arg("--recording").arg(path);
+                add(&["--recording", &path.to_string_lossy()]);
             }
             Source::Synthetic(Synthetic { message, count, size, threads }) => {
                 let name = match message {
@@ -252,27 +255,38 @@ impl StandIn {
                     SyntheticMessage::Tx => "tx",
                     SyntheticMessage::Block => "block",
                 };
-                command.args(["--synthetic", name, "--count", &count.to_string()]);
-                command.args(["--size", &size.to_string(), "--threads", &threads.to_string()]);
+                add(&["--synthetic", name, "--count", &count.to_string()]);
+                add(&["--size", &size.to_string(), "--threads", &threads.to_string()]);
             }
         }
         match config.pace {
-            Pace::FlatOut => command.args(["--pace", "flat-out"]),
-            Pace::PerSecond(rate) => command.args(["--pace", &format!("{rate}/s")]),
-            Pace::AsRecorded(speed) => command.args(["--pace", "asrecorded", "--speed", &speed.to_string()]),
+            Pace::FlatOut => add(&["--pace", "flat-out"]),
+            Pace::PerSecond(rate) => add(&["--pace", &format!("{rate}/s")]),
+            Pace::AsRecorded(speed) => add(&["--pace", "asrecorded", "--speed", &speed.to_string()]),
         };
-        command.args(["--repeat", &config.repeat.to_string()]);
+        add(&["--repeat", &config.repeat.to_string()]);
         if let Some(max_payload) = config.max_payload {
-            command.args(["--max-payload", &max_payload.to_string()]);
+            add(&["--max-payload", &max_payload.to_string()]);
         }
         match config.start {
-            Start::AtOnce => command.arg("--stay"),
-            Start::WhenAttached => command.args(["--wait-for-probes", "--stay"]),
-            Start::OnGo => command.arg("--wait-for-go"),
+            Start::AtOnce => add(&["--stay"]),
+            Start::WhenAttached => add(&["--wait-for-probes", "--stay"]),
+            Start::OnGo => add(&["--wait-for-go"]),
         };
-        let mut process = Process::spawn(command)?;
-        process.wait_for_line(|line| line.starts_with("{\"ready\":true"), READY_TIMEOUT)?;
-        Ok(StandIn { process, binary, _folder: folder })
+        let process = run(&binary, &args)?;
+        Ok(StandIn { process, binary, args, folder })
+    }
+
+    /// Starts it again with its data directory, after it has ended or was killed: with the binary as it is now.
+    pub fn restart(&mut self) -> Result<(), Error> {
+        self.process.kill()?;
+        self.process = run(&self.binary, &self.args)?;
+        Ok(())
+    }
+
+    /// Its data directory.
+    pub fn datadir(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Its binary.
@@ -317,6 +331,14 @@ impl StandIn {
     pub fn kill(&mut self) -> Result<(), Error> {
         Ok(self.process.kill()?)
     }
+}
+
+fn run(binary: &Binary, args: &[OsString]) -> Result<Process, Error> {
+    let mut command = Command::new(binary.path());
+    command.args(args);
+    let mut process = Process::spawn(command)?;
+    process.wait_for_line(|line| line.starts_with("{\"ready\":true"), READY_TIMEOUT)?;
+    Ok(process)
 }
 
 #[cfg(test)]
@@ -622,6 +644,14 @@ mod tests {
         let mut second = first.binary().start(&Config::pings(7)).unwrap();
         second.go().unwrap();
         assert_eq!(second.report(LONG).unwrap().fired, 7);
+
+        let (pid, datadir) = (first.pid(), first.datadir().to_path_buf());
+        first.restart().unwrap();
+        assert_ne!(first.pid(), pid);
+        let cmdline = fs::read_to_string(format!("/proc/{}/cmdline", first.pid())).unwrap();
+        assert!(cmdline.contains(&format!("-datadir={}", datadir.display())), "{cmdline:?}");
+        first.go().unwrap();
+        assert_eq!(first.report(LONG).unwrap().fired, 5);
     }
 
     #[test]
