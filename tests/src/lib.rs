@@ -1,1 +1,48 @@
-//! End-to-end tests live in tests/ beside this file.
+//! What the end-to-end tests share: tests/ beside this folder has a file of them for each part of what is promised.
+//!
+//! They need the eBPF extractor's rights and a NATS server; one that cannot run here says why and passes.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`account`] | what became of hits: delivered or counted as lost |
+//! | [`extractor`] | the eBPF extractor, in the process of the test |
+//! | [`page`] | the page of the metrics tool |
+//! | [`plain`] | a NATS client that knows nothing of peer-observer |
+//! | [`program`] | the program, as users run it |
+//! | [`recorded`] | what the recordings hold, and what the public extractor made of the same hits |
+//! | [`strict`] | the public schema, and nothing else than the public schema |
+
+pub mod account;
+pub mod extractor;
+pub mod page;
+pub mod plain;
+pub mod program;
+pub mod recorded;
+pub mod strict;
+
+use std::fs::File;
+use std::time::Duration;
+
+/// Longer than anything takes on a busy machine.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// Waits its turn: tests that load both processors would disturb each other, also from process to process. The turn ends when
+/// what is returned is dropped.
+pub fn turn() -> File {
+    let path = std::env::temp_dir().join("peer-observer-e2e.lock");
+    let file = File::create(&path).unwrap_or_else(|e| panic!("cannot create {}: {e}", path.display()));
+    file.lock().unwrap_or_else(|e| panic!("cannot lock {}: {e}", path.display()));
+    file
+}
+
+/// Waits until `condition` holds, without holding up the runtime.
+///
+/// # Panics
+/// When it does not within [`LONG`].
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + LONG;
+    while !condition() {
+        assert!(tokio::time::Instant::now() < deadline, "waited {LONG:?} in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
