@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 mod bpf;
+mod check_node;
 mod proto;
 mod schema;
 
@@ -18,6 +19,9 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Chore {
+    /// Compare what is told of a real node with what it says itself, and write docs/checked-against.md; needs root, bitcoind
+    /// ($BITCOIND, or in the path) and nats-server
+    CheckNode,
     /// Generate committed files again
     #[command(subcommand)]
     Regenerate(Regenerate),
@@ -48,6 +52,7 @@ enum Regenerate {
 fn main() -> Result<()> {
     let root = root()?;
     match Args::parse().chore {
+        Chore::CheckNode => check_node::run(&root),
         Chore::Regenerate(Regenerate::Proto { check: false }) => proto::regenerate(&root),
         Chore::Regenerate(Regenerate::Proto { check: true }) => proto::check(&root),
         Chore::Regenerate(Regenerate::Bpf { check: false }) => bpf::regenerate(&root),
