@@ -11,7 +11,7 @@
 //! | record.rs | the layout of the kernel's records |
 //! | pipeline.rs | ring to bus: a thread that copies, a thread that decodes and publishes |
 //! | watcher.rs | finds nodes, attaches, follows restarts and upgrades, tells losses |
-//! | nodes.rs | names of nodes |
+//! | nodes.rs | which process is which node, and their names |
 //! | clock.rs | kernel time to UNIX time |
 //! | config.rs | flags |
 //! | check.rs | what the machine must have |
@@ -39,6 +39,7 @@ pub use config::{Config, NodeKey, NodeName, TypeLimit};
 
 use clock::Offset;
 use kernel::{Kernel, LoadOptions};
+use nodes::{Names, Processes};
 pub use watcher::Watched;
 use watcher::Watcher;
 
@@ -136,7 +137,7 @@ fn watch(
     let ring = kernel.ring()?;
     let offset = Offset::sample().map_err(|source| Error::System { doing: "reading the clocks", source })?;
     let offset = Arc::new(Mutex::new(offset));
-    let processes = watcher::Processes::default();
+    let processes = Arc::new(Processes::new(Names::new(config.node.clone())));
     let (work, take_work) = sync_channel(CHUNKS);
     let (give_back, spare) = sync_channel(CHUNKS);
     let decoder = pipeline::Decoder::new(publisher, processes.clone(), offset.clone());

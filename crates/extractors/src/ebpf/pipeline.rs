@@ -19,9 +19,8 @@ use peer_observer_node::hit::{Hit, Tracepoint};
 
 use super::clock::Offset;
 use super::kernel::{Book, Error, Ring};
-use super::nodes::Process;
+use super::nodes::{Process, Processes};
 use super::record::{self, Record};
-use super::watcher::{Processes, node_of};
 use crate::convert;
 
 /// How long the reader sleeps once it was woken: what comes meanwhile wakes nobody.
@@ -97,7 +96,7 @@ pub(super) fn read_ring(
 /// Makes events of records and publishes them.
 pub(super) struct Decoder {
     publisher: Publisher,
-    processes: Processes,
+    processes: Arc<Processes>,
     offset: Arc<Mutex<Offset>>,
     book: LossBook,
     // Read once a record: the shared table is looked at only for processes not met yet.
@@ -108,7 +107,7 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    pub(super) fn new(publisher: Publisher, processes: Processes, offset: Arc<Mutex<Offset>>) -> Self {
+    pub(super) fn new(publisher: Publisher, processes: Arc<Processes>, offset: Arc<Mutex<Offset>>) -> Self {
         Decoder {
             book: LossBook::new(publisher.component()),
             publisher,
@@ -185,7 +184,7 @@ impl Decoder {
                 self.book.add(what, 1, None, now_ns());
                 continue;
             };
-            let process = self.met.entry(pid).or_insert_with(|| meet(&self.processes, pid));
+            let process = self.met.entry(pid).or_insert_with(|| self.processes.of_hit(pid));
             let hit = match hit {
                 Hit::BlockConnected { hash, height, transactions, inputs, sigops, duration }
                     if process.block_time_in_us =>
@@ -258,10 +257,4 @@ impl Decoder {
         self.tell_losses();
         self.publish_books(books);
     }
-}
-
-/// What is known of a process that was hit for the first time. It may have ended before anyone looked.
-fn meet(processes: &Processes, pid: u32) -> Process {
-    let known = processes.read().unwrap_or_else(PoisonError::into_inner).get(&pid).cloned();
-    known.unwrap_or_else(|| Process { node: node_of(processes, pid), block_time_in_us: false })
 }

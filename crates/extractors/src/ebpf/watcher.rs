@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use libbpf_rs::Link;
@@ -20,14 +20,11 @@ use peer_observer_node::probes::Probes;
 use super::clock::Offset;
 use super::config::Config;
 use super::kernel::{Book, Kernel, KernelBooks};
-use super::nodes::{Names, Process};
+use super::nodes::Processes;
 use super::pipeline::{Lost, Work};
 
 /// How long a process that is gone stays known: its last records are read long before.
 const KEEP_DEAD: Duration = Duration::from_secs(30);
-
-/// Processes by id.
-pub(super) type Processes = Arc<RwLock<HashMap<u32, Process>>>;
 
 /// An attachment: which file, and for which process only.
 type Key = (FileId, Option<u32>);
@@ -69,12 +66,11 @@ pub(super) struct Watcher {
     probes: HashMap<FileId, Probes>,
     // With what the file was then: one that is still being written is tried again when it has changed.
     failed: HashMap<Key, State>,
-    names: Names,
     // Of nodes that were seen in our own file system: what is put there later is the same node's next program.
     paths: HashSet<PathBuf>,
     known: HashMap<u32, Known>,
     told: HashMap<u32, Book>,
-    processes: Processes,
+    processes: Arc<Processes>,
     offset: Arc<Mutex<Offset>>,
     work: SyncSender<Work>,
     watching: OnWatched,
@@ -86,13 +82,12 @@ impl Watcher {
     pub(super) fn new(
         config: Config,
         kernel: Kernel,
-        processes: Processes,
+        processes: Arc<Processes>,
         offset: Arc<Mutex<Offset>>,
         work: SyncSender<Work>,
         watching: OnWatched,
     ) -> Result<Self, super::kernel::Error> {
         Ok(Watcher {
-            names: Names::new(config.node.clone()),
             books: kernel.books()?,
             config,
             kernel,
@@ -224,9 +219,7 @@ impl Watcher {
         {
             self.paths.insert(node.exe.clone());
         }
-        let name = self.names.name(node);
-        let process = Process { node: name.clone(), block_time_in_us: probes.block_time_in_us() };
-        self.processes.write().unwrap_or_else(PoisonError::into_inner).insert(node.pid, process);
+        let name = self.processes.meet(node, probes);
         tracing::info!(
             node = %name, pid = node.pid, network = node.network.as_str(), datadir = %node.datadir.display(),
             program = %node.exe.display(), "watching"
@@ -257,7 +250,7 @@ impl Watcher {
             self.known.remove(&pid);
             self.told.remove(&pid);
             self.books.forget(pid);
-            self.processes.write().unwrap_or_else(PoisonError::into_inner).remove(&pid);
+            self.processes.forget(pid);
         }
     }
 
@@ -319,7 +312,7 @@ impl Watcher {
                     let what = What {
                         stage: Stage::RingBuffer,
                         cause: "full",
-                        node: node_of(&self.processes, *pid),
+                        node: self.processes.name(*pid),
                         subject: None,
                         tracepoint: Some(tracepoint.as_str()),
                         session: None,
@@ -333,19 +326,13 @@ impl Watcher {
     }
 
     fn by_node(&self, books: &BTreeMap<u32, Book>) -> Vec<(u32, Arc<str>, Book)> {
-        books.iter().map(|(pid, book)| (*pid, node_of(&self.processes, *pid), *book)).collect()
+        books.iter().map(|(pid, book)| (*pid, self.processes.name(*pid), *book)).collect()
     }
 
     /// Lets go of everything: nothing new comes after this.
     pub(super) fn detach(&mut self) {
         self.links.clear();
     }
-}
-
-/// The node that a process is. A process that was never seen running, because it ended at once, has its number.
-pub(super) fn node_of(processes: &Processes, pid: u32) -> Arc<str> {
-    let processes = processes.read().unwrap_or_else(PoisonError::into_inner);
-    processes.get(&pid).map_or_else(|| format!("pid-{pid}").into(), |p| p.node.clone())
 }
 
 fn say_why_nothing_is_attached(path: &Path, probes: &Probes) {
