@@ -1,16 +1,18 @@
 //! What became of hits: every one is delivered or counted as lost, and the extractor's books say the same.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use peer_observer_bus::{Delivery, Subscriber};
+use peer_observer_bus::{Bus, Delivery, Limits};
 use peer_observer_events::proto::ebpf_extractor::Ebpf;
 use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
 use peer_observer_events::proto::ebpf_extractor::message::message_event::Msg;
 use peer_observer_events::proto::observer::TracepointBook;
 use peer_observer_events::proto::observer::loss::Stage;
 use peer_observer_events::{Event, PeerObserverEvent, Subject};
+use tokio::task::JoinHandle;
 
+use crate::LONG;
 use crate::plain::KNOCKER;
 
 /// What was seen on the bus, summed up.
@@ -108,28 +110,42 @@ impl Account {
 }
 
 /// An account that is kept while a test goes on.
-#[derive(Debug, Clone, Default)]
-pub struct Kept(Arc<Mutex<Account>>);
+#[derive(Debug)]
+pub struct Kept {
+    account: Arc<Mutex<Account>>,
+    task: JoinHandle<()>,
+}
 
 impl Kept {
-    /// The account as it is now.
-    pub fn now(&self) -> MutexGuard<'_, Account> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Keeps the account of everything that `subscriber` gets.
-    pub fn of(mut subscriber: Subscriber) -> (Self, tokio::task::JoinHandle<()>) {
-        let kept = Kept::default();
-        let account = kept.clone();
+    /// Keeps the account of everything on `bus`.
+    pub fn of(bus: &Bus) -> Self {
+        let mut subscriber = bus.subscriber("test", Subject::ALL, Limits::default());
+        let account = Arc::<Mutex<Account>>::default();
+        let writes = account.clone();
         let task = tokio::spawn(async move {
             let mut batch: Vec<Delivery> = Vec::new();
             while subscriber.recv_many(&mut batch, 1024).await > 0 {
-                let mut account = account.now();
+                let mut account = writes.lock().unwrap_or_else(PoisonError::into_inner);
                 for delivery in batch.drain(..) {
                     account.add(delivery.subject, &delivery.event);
                 }
             }
         });
-        (kept, task)
+        Kept { account, task }
+    }
+
+    /// Looks at the account as it is now.
+    pub fn look<T>(&self, look: impl FnOnce(&Account) -> T) -> T {
+        look(&self.account.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ends the bus, and closes the account when everything on it has been seen.
+    ///
+    /// # Panics
+    /// When the bus does not end, or does not deliver what it took.
+    pub async fn close(self, bus: &Bus) -> Account {
+        assert_eq!(bus.close(LONG).await, 0, "events were left on the bus");
+        tokio::time::timeout(LONG, self.task).await.expect("the bus ends").expect("no crash");
+        std::mem::take(&mut *self.account.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -1,11 +1,10 @@
 //! More hits than anything can take: what is not delivered is counted, to the last hit.
 
-use peer_observer_bus::{Bus, Limits, NatsConfig};
+use peer_observer_bus::{Bus, NatsConfig};
 use peer_observer_e2e::account::{Account, Kept};
 use peer_observer_e2e::extractor::{Extractor, only};
 use peer_observer_e2e::plain::{connect, knock};
 use peer_observer_e2e::{LONG, turn, until};
-use peer_observer_events::Subject;
 use peer_observer_testkit::nats::NatsServer;
 use peer_observer_testkit::standin::{
     Config, Pace, Report, Source, StandIn, Synthetic, SyntheticMessage, Variant,
@@ -34,9 +33,9 @@ async fn storm(configs: &[Config], between: Between) -> (Vec<(u32, Report)>, Acc
             Bus::nats(NatsConfig { nats_address: Some(server.url()), ..NatsConfig::default() }).unwrap()
         }
     };
-    let (kept, task) = Kept::of(bus.subscriber("test", Subject::ALL, Limits::default()));
+    let kept = Kept::of(&bus);
     if let Some(server) = &server {
-        knock(&connect(&server.url()).await, || kept.now().knocks > 0).await;
+        knock(&connect(&server.url()).await, || kept.look(|account| account.knocks) > 0).await;
     }
     let mut first = StandIn::start(Variant::Core30, &configs[0]).unwrap();
     let mut others: Vec<StandIn> =
@@ -54,10 +53,8 @@ async fn storm(configs: &[Config], between: Between) -> (Vec<(u32, Report)>, Acc
     let fired: u64 = reports.iter().map(|(_, report)| report.fired).sum();
     extractor.stop().await;
     // What is told as lost before the end may still be on its way.
-    until("the account is closed", || kept.now().hits() >= fired).await;
-    assert_eq!(bus.close(LONG).await, 0);
-    tokio::time::timeout(LONG, task).await.expect("the bus ends").unwrap();
-    let account = std::mem::take(&mut *kept.now());
+    until("the account is closed", || kept.look(Account::hits) >= fired).await;
+    let account = kept.close(&bus).await;
     (reports, account)
 }
 

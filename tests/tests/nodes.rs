@@ -1,0 +1,320 @@
+//! Nodes come, go, crash and are upgraded; several run at once; some are older or built without tracepoints.
+
+use std::time::Duration;
+
+use peer_observer_bus::{Bus, Delivery, Limits};
+use peer_observer_e2e::account::{Account, Kept};
+use peer_observer_e2e::extractor::{Extractor, only};
+use peer_observer_e2e::{LONG, program, recorded, until};
+use peer_observer_events::proto::ebpf_extractor::addrman::addrman_event;
+use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
+use peer_observer_events::proto::ebpf_extractor::validation::validation_event;
+use peer_observer_events::{PeerObserverEvent, Subject};
+use peer_observer_extractors::ebpf;
+use peer_observer_node::hit::{Hit, Tracepoint};
+use peer_observer_node::recording::{Records, write_record};
+use peer_observer_testkit::process::Process;
+use peer_observer_testkit::standin::{Binary, Config, Source, StandIn, Start, Variant};
+use peer_observer_testkit::{need, recorded_hits, require};
+
+fn name_of(standin: &StandIn) -> String {
+    standin.datadir().file_name().unwrap().to_string_lossy().into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_node_is_followed_when_it_is_started_again_and_keeps_its_name() {
+    require!(need::root());
+    let bus = Bus::in_process();
+    let kept = Kept::of(&bus);
+    // More than can be fired before it is killed.
+    let mut standin = StandIn::start(Variant::Core30, &Config::pings(u64::from(u32::MAX))).unwrap();
+    let mut extractor = Extractor::start(only(standin.binary()), &bus);
+    let first = extractor.watched().await;
+    assert_eq!((first.pid, &*first.node), (standin.pid(), name_of(&standin).as_str()));
+    standin.go().unwrap();
+    until("hits are seen", || kept.look(Account::total) > 1_000).await;
+    standin.kill().unwrap();
+
+    for _ in 0..2 {
+        standin.restart().unwrap();
+        let again = extractor.watched().await;
+        assert_eq!((again.pid, &again.node), (standin.pid(), &first.node));
+        let before = kept.look(Account::total);
+        standin.go().unwrap();
+        until("hits are seen again", || kept.look(Account::total) > before + 1_000).await;
+        standin.kill().unwrap();
+    }
+    extractor.stop().await;
+    let account = kept.close(&bus).await;
+    assert_eq!(account.total() + account.total_lost(), account.hits());
+    account.assert_books_are_even();
+    assert_eq!(account.delivered.keys().collect::<Vec<_>>(), [&*first.node]);
+    assert_eq!(account.books.len(), 3, "each process has books of its own");
+    assert_eq!(account.out_of_order, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_starts_later_is_seen_from_its_first_hit_under_its_name() {
+    require!(need::root());
+    let bus = Bus::in_process();
+    let kept = Kept::of(&bus);
+    let binary = Binary::install(Variant::Core30).unwrap();
+    // What runs before says when the binary is attached to, and ends.
+    let mut before = binary.start(&Config::pings(1)).unwrap();
+    let mut extractor = Extractor::start(only(&binary), &bus);
+    extractor.watched().await;
+    before.kill().unwrap();
+
+    let config = Config { start: Start::AtOnce, ..Config::pings(1_000) };
+    let mut standin = binary.start(&config).unwrap();
+    let report = standin.report(LONG).unwrap();
+    assert_eq!((report.fired, report.not_attached), (1_000, 0));
+    until("all hits are seen", || kept.look(Account::total) == 1_000).await;
+    assert_eq!(extractor.watched().await.pid, standin.pid());
+    extractor.stop().await;
+    let account = kept.close(&bus).await;
+    assert_eq!(account.delivered.get(&name_of(&standin)), Some(&1_000), "{:?}", account.delivered);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgraded_node_is_followed_and_has_what_the_new_program_has() {
+    require!(need::root());
+    let bus = Bus::in_process();
+    let mut subscriber = bus.subscriber("test", Subject::ALL, Limits::default());
+    let mut recording = Vec::new();
+    let added = Hit::AddrmanAttemptAdd {
+        inserted: true,
+        bucket: 7,
+        position: 63,
+        addr: b"[2001:db8::1]:8333",
+        addr_as: 64_496,
+        source: b"192.0.2.1:8333",
+        source_as: 64_511,
+    };
+    let moved = Hit::AddrmanMoveToGood {
+        bucket: 255,
+        position: 0,
+        addr: b"192.0.2.2:18444",
+        addr_as: 0,
+        source: b"192.0.2.1:8333",
+        source_as: 64_511,
+    };
+    let flushed =
+        Hit::UtxoCacheFlush { duration_us: 12, mode: 3, coins: 4, bytes: 5_000_000_000, for_prune: true };
+    for hit in [added, moved, flushed] {
+        write_record(&mut recording, 0, &hit).unwrap();
+    }
+    let expected = recorded::events(&recording);
+    let mut standin = StandIn::start(Variant::Core30, &Config::new(Source::Recording(recording))).unwrap();
+    let mut extractor = Extractor::start(only(standin.binary()), &bus);
+    let first = extractor.watched().await;
+    standin.go().unwrap();
+    let report = standin.report(LONG).unwrap();
+    assert_eq!((report.fired, report.no_probe), (1, 2), "this version has no addrman tracepoints");
+
+    standin.binary().replace(Variant::Patched).unwrap();
+    // The old program goes on until somebody starts the new one.
+    standin.go().unwrap();
+    assert_eq!(standin.report(LONG).unwrap().fired, 1);
+    standin.restart().unwrap();
+    let second = extractor.watched().await;
+    assert_eq!((second.pid, &second.node), (standin.pid(), &first.node));
+    standin.go().unwrap();
+    assert_eq!(standin.report(LONG).unwrap().fired, 3);
+    extractor.stop().await;
+    bus.close(Duration::ZERO).await;
+
+    let mut received: Vec<Delivery> = Vec::new();
+    while subscriber.recv_many(&mut received, 1024).await > 0 {}
+    let seen: Vec<(Subject, PeerObserverEvent)> = received
+        .into_iter()
+        .filter(|d| d.subject != Subject::Books)
+        .map(|d| (d.subject, d.event.peer_observer_event.clone().unwrap()))
+        .collect();
+    let [added, moved, flushed] = expected.try_into().unwrap();
+    let flush = (Subject::UtxoCache, flushed);
+    let expected =
+        [flush.clone(), flush.clone(), (Subject::Addrman, added), (Subject::Addrman, moved), flush];
+    assert_eq!(seen, expected);
+    let PeerObserverEvent::EbpfExtractor(ebpf) = &seen[2].1 else { panic!("{:?}", seen[2]) };
+    let Some(EbpfEvent::Addrman(addrman)) = &ebpf.ebpf_event else { panic!("{ebpf:?}") };
+    let Some(addrman_event::Event::New(new)) = &addrman.event else { panic!("{addrman:?}") };
+    assert_eq!((new.addr.as_str(), new.addr_as, new.bucket_pos), ("[2001:db8::1]:8333", 64_496, 63));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_nodes_are_named_as_asked_for() {
+    require!(need::root());
+    let bus = Bus::in_process();
+    let kept = Kept::of(&bus);
+    let binary = Binary::install(Variant::Core30).unwrap();
+    let other_binary = Binary::install(Variant::Patched).unwrap();
+    let mut standins = [
+        binary.start(&Config::pings(100)).unwrap(),
+        binary.start(&Config::pings(200)).unwrap(),
+        binary.start(&Config::pings(400)).unwrap(),
+        other_binary.start(&Config::pings(800)).unwrap(),
+    ];
+    let config = ebpf::Config {
+        bitcoind_path: vec![binary.path().to_path_buf(), other_binary.path().to_path_buf()],
+        node: vec![
+            format!("{}=alice", standins[0].datadir().display()).parse().unwrap(),
+            format!("{}=bob", standins[1].pid()).parse().unwrap(),
+            format!("{}/=dave", standins[3].datadir().display()).parse().unwrap(),
+        ],
+        ..ebpf::Config::default()
+    };
+    let mut extractor = Extractor::start(config, &bus);
+    for _ in &standins {
+        extractor.watched().await;
+    }
+    for standin in &mut standins {
+        standin.go().unwrap();
+        standin.report(LONG).unwrap();
+    }
+    until("all hits are seen", || kept.look(Account::total) == 1_500).await;
+    extractor.stop().await;
+    let unnamed = name_of(&standins[2]);
+    let expected = [("alice", 100), ("bob", 200), (&unnamed, 400), ("dave", 800)];
+    let expected = expected.map(|(name, hits)| (name.to_owned(), hits)).into();
+    assert_eq!(kept.close(&bus).await.delivered, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_process_asked_for_is_watched() {
+    require!(need::root());
+    let binary = Binary::install(Variant::Core30).unwrap();
+    let mut wanted = binary.start(&Config::pings(300)).unwrap();
+    let mut other = binary.start(&Config::pings(500)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let pid_file = folder.path().join("bitcoind.pid");
+    std::fs::write(&pid_file, format!("{}\n", wanted.pid())).unwrap();
+    let by_pid = ebpf::Config { bitcoind_pid: Some(wanted.pid()), ..ebpf::Config::default() };
+    let by_file = ebpf::Config { bitcoind_pid_file: Some(pid_file.clone()), ..ebpf::Config::default() };
+    for config in [by_pid, by_file] {
+        let bus = Bus::in_process();
+        let kept = Kept::of(&bus);
+        let mut extractor = Extractor::start(config, &bus);
+        assert_eq!(extractor.watched().await.pid, wanted.pid());
+        for standin in [&mut other, &mut wanted] {
+            standin.go().unwrap();
+            standin.report(LONG).unwrap();
+        }
+        until("all hits are seen", || kept.look(Account::total) >= 300).await;
+        extractor.stop().await;
+        let account = kept.close(&bus).await;
+        assert_eq!((account.total(), account.hits()), (300, 300));
+    }
+
+    // A pid file that changes is followed.
+    let bus = Bus::in_process();
+    let kept = Kept::of(&bus);
+    let by_file = ebpf::Config { bitcoind_pid_file: Some(pid_file.clone()), ..ebpf::Config::default() };
+    let mut extractor = Extractor::start(by_file, &bus);
+    extractor.watched().await;
+    std::fs::write(&pid_file, other.pid().to_string()).unwrap();
+    assert_eq!(extractor.watched().await.pid, other.pid());
+    other.go().unwrap();
+    other.report(LONG).unwrap();
+    until("all hits are seen", || kept.look(Account::total) == 500).await;
+    extractor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn block_times_of_an_older_node_are_told_in_nanoseconds() {
+    require!(need::root());
+    let recording = recorded_hits("regtest-tour").unwrap();
+    let times = |micros: bool| -> Vec<u64> {
+        let hits = Records::new(&recording).map(|record| record.unwrap().hit);
+        hits.filter_map(|hit| match hit {
+            Hit::BlockConnected { duration, .. } if micros => Some(duration / 1_000 * 1_000),
+            Hit::BlockConnected { duration, .. } => Some(duration),
+            _ => None,
+        })
+        .collect()
+    };
+    for (variant, micros) in [(Variant::Core24, true), (Variant::Core30, false)] {
+        let expected = times(micros);
+        assert!(!expected.is_empty());
+        let bus = Bus::in_process();
+        let mut subscriber = bus.subscriber("test", &[Subject::Validation], Limits::default());
+        let mut standin =
+            StandIn::start(variant, &Config::new(Source::Recording(recording.clone()))).unwrap();
+        let mut extractor = Extractor::start(only(standin.binary()), &bus);
+        extractor.watched().await;
+        standin.go().unwrap();
+        let report = standin.report(LONG).unwrap();
+        assert_eq!(report.by.get(Tracepoint::BlockConnected.as_str()), Some(&(expected.len() as u64)));
+        extractor.stop().await;
+        bus.close(Duration::ZERO).await;
+        let mut received: Vec<Delivery> = Vec::new();
+        while subscriber.recv_many(&mut received, 1024).await > 0 {}
+        let told: Vec<u64> = received
+            .iter()
+            .map(|delivery| {
+                let Some(PeerObserverEvent::EbpfExtractor(ebpf)) = &delivery.event.peer_observer_event else {
+                    panic!("{delivery:?}")
+                };
+                let Some(EbpfEvent::Validation(validation)) = &ebpf.ebpf_event else { panic!("{ebpf:?}") };
+                let Some(validation_event::Event::BlockConnected(block)) = &validation.event else {
+                    panic!("{validation:?}")
+                };
+                block.connection_time
+            })
+            .collect();
+        assert_eq!(told, expected, "{variant:?}");
+    }
+}
+
+/// Starts `run` for one program.
+fn run(standin: &StandIn) -> Process {
+    let binary = standin.binary().path().display().to_string();
+    program::start(&["run", "--quiet", "--no-metrics", "-b", &binary])
+}
+
+#[test]
+fn a_node_without_tracepoints_is_named_with_what_to_do() {
+    require!(need::root());
+    let standin = StandIn::start(Variant::Bare, &Config::pings(1)).unwrap();
+    let mut program = run(&standin);
+    let line = program.wait_for_line(|line| line.contains("no tracepoints"), LONG).unwrap();
+    assert!(line.contains(&standin.binary().path().display().to_string()), "{line}");
+    assert!(line.contains("WITH_USDT"), "{line}");
+    assert!(program::terminate(program), "it goes on: a node with tracepoints may come");
+}
+
+#[test]
+fn what_an_older_node_lacks_is_named_once() {
+    require!(need::root());
+    let standin = StandIn::start(Variant::Core24, &Config::pings(1)).unwrap();
+    let mut program = run(&standin);
+    let line = program.wait_for_line(|line| line.contains("lacks tracepoints"), LONG).unwrap();
+    for missing in ["net:inbound_connection", "mempool:added", "mempool:rejected", "23 or 24"] {
+        assert!(line.contains(missing), "{missing}: {line}");
+    }
+    for there in ["net:inbound_message", "validation:block_connected", "utxocache:flush", "addrman"] {
+        assert!(!line.contains(there), "{there}: {line}");
+    }
+    program.wait_for_line(|line| line.contains("watching"), LONG).unwrap();
+    assert!(program::terminate(program));
+}
+
+#[test]
+fn a_program_that_waits_for_a_node_says_so_and_finds_it() {
+    require!(need::root());
+    let binary = Binary::install(Variant::Core30).unwrap();
+    let path = binary.path().display().to_string();
+    let mut program = program::start(&["run", "--no-metrics", "-b", &path]);
+    program.wait_for_line(|line| line.contains("waiting for one to start"), LONG).unwrap();
+    let mut standin = binary.start(&Config::pings(3)).unwrap();
+    program.wait_for_line(|line| line.contains("watching"), LONG).unwrap();
+    standin.go().unwrap();
+    assert_eq!(standin.report(LONG).unwrap().fired, 3);
+    for _ in 0..3 {
+        let line = program.wait_for_line(|line| line.contains("<--"), LONG).unwrap();
+        assert!(line.contains("Ping"), "{line}");
+    }
+    standin.kill().unwrap();
+    program.wait_for_line(|line| line.contains("node is gone"), LONG).unwrap();
+    assert!(program::terminate(program));
+}
