@@ -1,7 +1,7 @@
 //! The kernel's side: loading the programs, attaching them, reading ring and books.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -166,6 +166,37 @@ impl Kernel {
         let bss = MapHandle::try_from(&bss).map_err(|source| Error::Load { source })?;
         Ok(KernelBooks { books: self.map("books")?, bss })
     }
+}
+
+/// Detaches: when this returns, no program of these links runs any more.
+///
+/// The kernel takes some 50 ms to let go of a link, and libbpf lets go of one after the other and is not made for threads: with
+/// two binaries that is longer than a stop may take. So the links are kept open here while libbpf closes them, and are closed side
+/// by side afterwards.
+pub fn detach(links: Vec<Link>) {
+    let open = open_links();
+    drop(links);
+    std::thread::scope(|threads| {
+        for link in open {
+            threads.spawn(move || drop(link));
+        }
+    });
+}
+
+/// Second descriptors of all links of this process.
+fn open_links() -> Vec<OwnedFd> {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter(|entry| {
+            std::fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == "anon_inode:bpf_link")
+        })
+        .filter_map(|entry| {
+            let number = entry.file_name().to_str()?.parse().ok()?;
+            // SAFETY: it is borrowed for one call, which fails when the descriptor is closed meanwhile.
+            unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned().ok()
+        })
+        .collect()
 }
 
 fn program(tracepoint: Tracepoint) -> &'static str {

@@ -19,7 +19,7 @@ use peer_observer_node::probes::Probes;
 
 use super::clock::Offset;
 use super::config::Config;
-use super::kernel::{Book, Kernel, KernelBooks};
+use super::kernel::{self, Book, Kernel, KernelBooks};
 use super::nodes::Processes;
 use super::pipeline::{Lost, Work};
 
@@ -331,7 +331,7 @@ impl Watcher {
 
     /// Lets go of everything: nothing new comes after this.
     pub(super) fn detach(&mut self) {
-        self.links.clear();
+        kernel::detach(self.links.drain().flat_map(|(_, links)| links).collect());
     }
 }
 
