@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use peer_observer_events::proto::bitcoin_primitives;
 use peer_observer_events::proto::bitcoin_primitives::address::Address;
+use peer_observer_exporter::registry::{Column, CounterVec, Edges, HistogramVec, Label, Registry, TableId};
 
 use super::net_msg::DIRECTION;
-use super::registry::{Column, CounterVec, Edges, HistogramVec, Label, Registry, TableId};
 
 const NETWORK: Label =
     Label { name: "network", values: &["IPv4", "IPv6", "TorV2", "TorV3", "I2P", "CJDNS", "Unknown"] };

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::labels::bounded;
+use peer_observer_exporter::labels::bounded;
 
 /// Books that are remembered: tracepoints times processes. The one that did not come for longest is forgotten for a new one.
 const MAX_BOOKS: usize = 4096;

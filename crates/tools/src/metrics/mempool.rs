@@ -2,8 +2,7 @@
 
 use peer_observer_events::proto::ebpf_extractor::mempool::MempoolEvent;
 use peer_observer_events::proto::ebpf_extractor::mempool::mempool_event::Event;
-
-use super::registry::{Column, Counter, Registry, TableId};
+use peer_observer_exporter::registry::{Column, Counter, Registry, TableId};
 
 /// Why Bitcoin Core removes a transaction: `RemovalReasonToString` in src/kernel/mempool_removal_reason.cpp.
 const REMOVAL_REASONS: [&str; 6] = ["expiry", "sizelimit", "reorg", "block", "conflict", "replaced"];

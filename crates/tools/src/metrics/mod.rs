@@ -5,10 +5,6 @@
 //!
 //! | file | what it is for |
 //! |---|---|
-//! | registry.rs | families of metrics and their values |
-//! | labels.rs | label values that peers choose, in bounded memory |
-//! | render.rs | the text that Prometheus reads |
-//! | server.rs | serves that text |
 //! | lists.rs | lists of addresses that dashboards count by |
 //! | net_msg.rs, net_conn.rs, mempool.rs, validation.rs | metrics of eBPF events, a file a subject |
 //! | addresses.rs | metrics of the addresses in addr and addrv2 messages |
@@ -17,15 +13,11 @@
 
 mod addresses;
 mod books;
-mod labels;
 mod lists;
 mod mempool;
 mod net_conn;
 mod net_msg;
 mod pipeline;
-mod registry;
-mod render;
-mod server;
 #[cfg(test)]
 mod tests;
 mod validation;
@@ -36,6 +28,7 @@ use std::time::Duration;
 use peer_observer_bus::{Delivery, Finding, Subscriber, SubscriberStats, now_ns};
 use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
 use peer_observer_events::{PeerObserverEvent, Subject};
+use peer_observer_exporter::{registry, render, server};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use peer_observer_events::proto::ebpf_extractor::connection::ConnectionEvent;
 use peer_observer_events::proto::ebpf_extractor::connection::connection_event::Event;
+use peer_observer_exporter::labels::{OTHER, SEPARATOR, bounded};
+use peer_observer_exporter::registry::{Column, Counter, CounterVec, Gauge, Label, Registry, TableId};
 
 use super::addresses::ip_of;
-use super::labels::{OTHER, SEPARATOR, bounded};
 use super::lists::{ListName, Lists, is_linking_lion};
-use super::registry::{Column, Counter, CounterVec, Gauge, Label, Registry, TableId};
 
 /// Bitcoin Core's enum Network (src/netaddress.h) as integers; what it may grow is `other`.
 const NETWORK: Label = Label { name: "network", values: &["0", "1", "2", "3", "4", "5", "6", OTHER] };

@@ -5,11 +5,13 @@ use std::fmt::Write;
 use peer_observer_events::proto::bitcoin_primitives::inventory_item::Item;
 use peer_observer_events::proto::ebpf_extractor::message::message_event::Msg;
 use peer_observer_events::proto::ebpf_extractor::message::{Inv, MessageEvent, Reject};
+use peer_observer_exporter::labels::OTHER;
+use peer_observer_exporter::registry::{
+    Column, Counter, CounterVec, Edges, HistogramVec, Label, Registry, TableId,
+};
 
 use super::addresses::{Addresses, Sender, ip_of, write_subnet};
-use super::labels::OTHER;
 use super::lists::is_linking_lion;
-use super::registry::{Column, Counter, CounterVec, Edges, HistogramVec, Label, Registry, TableId};
 
 /// Which way a message went, as the node sees it.
 pub(crate) const DIRECTION: Label = Label { name: "direction", values: &["inbound", "outbound"] };

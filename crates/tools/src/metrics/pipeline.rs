@@ -8,10 +8,12 @@ use peer_observer_bus::{Delivery, SubscriberStats};
 use peer_observer_events::Subject;
 use peer_observer_events::proto::ebpf_extractor::message::MessageEvent;
 use peer_observer_events::proto::observer::{Books, Loss, Origin};
+use peer_observer_exporter::labels::{OTHER, SEPARATOR, bounded};
+use peer_observer_exporter::registry::{
+    Column, Counter, Edges, Gauge, HistogramVec, Label, Registry, TableId,
+};
 
 use super::books::Progress;
-use super::labels::{OTHER, SEPARATOR, bounded};
-use super::registry::{Column, Counter, Edges, Gauge, HistogramVec, Label, Registry, TableId};
 
 /// Source of proto/observer.proto, in lower case.
 const EXTRACTOR: Label = Label {

@@ -2,8 +2,7 @@
 
 use peer_observer_events::proto::ebpf_extractor::validation::ValidationEvent;
 use peer_observer_events::proto::ebpf_extractor::validation::validation_event::Event;
-
-use super::registry::{Counter, Gauge, Registry};
+use peer_observer_exporter::registry::{Counter, Gauge, Registry};
 
 /// Counts connected blocks.
 #[derive(Debug)]

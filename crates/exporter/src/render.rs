@@ -4,17 +4,17 @@
 
 use std::fmt::Write;
 
-use super::labels::SEPARATOR;
-use super::registry::{Edges, Family, HistogramState, Label, Registry, Values};
+use crate::labels::SEPARATOR;
+use crate::registry::{Edges, Family, HistogramState, Label, Registry, Values};
 
 /// Content type of the format.
-pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Label that says how often a value of which metric was counted as `other`.
 const FOLDED: &str = "peerobserver_observer_label_values_folded";
 
 /// Everything in the registry that was used, as one page. Writing into a `String` cannot fail.
-pub(crate) fn render(registry: &Registry) -> String {
+pub fn render(registry: &Registry) -> String {
     let mut out = String::with_capacity(64 * 1024);
     for family in &registry.families {
         render_family(&mut out, registry, family);

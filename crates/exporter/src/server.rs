@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::render;
+use crate::render;
 
 /// Connections at once. Further ones wait until one ends.
 const MAX_CONNECTIONS: usize = 64;
@@ -33,7 +33,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_REQUEST: usize = 16 * 1024;
 
 /// Serves what `page` gives until `stop`.
-pub(crate) async fn serve<F>(listener: TcpListener, page: F, stop: CancellationToken)
+pub async fn serve<F>(listener: TcpListener, page: F, stop: CancellationToken)
 where
     F: Fn() -> String + Send + Sync + 'static,
 {

@@ -10,19 +10,19 @@
 use std::collections::HashMap;
 
 /// Label value of the row for everything that has no row of its own.
-pub(crate) const OTHER: &str = "other";
+pub const OTHER: &str = "other";
 
 /// Bytes of a label value that are kept.
-pub(crate) const MAX_VALUE_BYTES: usize = 256;
+pub const MAX_VALUE_BYTES: usize = 256;
 
 /// Separates the values of a row that has more than one label.
-pub(crate) const SEPARATOR: char = '\u{1f}';
+pub const SEPARATOR: char = '\u{1f}';
 
 const OTHER_ROW: usize = 0;
 const PINNED: u64 = u64::MAX;
 
 /// The beginning of a label value, cut at a character.
-pub(crate) fn bounded(value: &str) -> &str {
+pub fn bounded(value: &str) -> &str {
     if value.len() <= MAX_VALUE_BYTES {
         return value;
     }
@@ -41,7 +41,7 @@ struct Row {
 
 /// Rows of counters, one a label value.
 #[derive(Debug)]
-pub(crate) struct Table {
+pub struct Table {
     max_rows: usize,
     /// Cells of a row. Grows while families are registered, not later.
     width: usize,
@@ -58,7 +58,7 @@ pub(crate) struct Table {
 
 impl Table {
     /// A table of at most `max_rows` values besides the pinned ones and `other`.
-    pub(crate) fn new(max_rows: usize) -> Self {
+    pub fn new(max_rows: usize) -> Self {
         let other = Row { key: OTHER.into(), weight: PINNED, hits: 0 };
         Self {
             max_rows: max_rows.max(1),
@@ -73,7 +73,7 @@ impl Table {
     }
 
     /// Keeps a row for this value whatever else comes. For values that are known to matter.
-    pub(crate) fn pin(&mut self, value: &str) {
+    pub fn pin(&mut self, value: &str) {
         if self.index.contains_key(value) {
             return;
         }
@@ -82,7 +82,7 @@ impl Table {
     }
 
     /// Makes every row `cells` longer and returns the index of the first new cell.
-    pub(crate) fn widen(&mut self, cells: usize) -> usize {
+    pub fn widen(&mut self, cells: usize) -> usize {
         let first = self.width;
         self.width += cells;
         self.cells = vec![None; self.rows.len() * self.width];
@@ -90,7 +90,7 @@ impl Table {
     }
 
     /// The row for this value, which was seen once more.
-    pub(crate) fn row(&mut self, value: &str) -> usize {
+    pub fn row(&mut self, value: &str) -> usize {
         let value = bounded(value);
         let known = if &*self.rows[self.last].key == value {
             Some(self.last)
@@ -110,19 +110,19 @@ impl Table {
     }
 
     /// Adds to a cell of a row.
-    pub(crate) fn add(&mut self, row: usize, cell: usize, amount: u64) {
+    pub fn add(&mut self, row: usize, cell: usize, amount: u64) {
         let value = self.cells[row * self.width + cell].get_or_insert(0);
         *value = value.saturating_add(amount);
     }
 
     /// Value and cells of every row, `other` last.
-    pub(crate) fn rows(&self) -> impl Iterator<Item = (&str, &[Option<u64>])> {
+    pub fn rows(&self) -> impl Iterator<Item = (&str, &[Option<u64>])> {
         let order = (OTHER_ROW + 1..self.rows.len()).chain([OTHER_ROW]);
         order.map(|row| (&*self.rows[row].key, &self.cells[row * self.width..(row + 1) * self.width]))
     }
 
     /// How often a value was seen that is counted in `other` now.
-    pub(crate) fn folded(&self) -> u64 {
+    pub fn folded(&self) -> u64 {
         self.rows[OTHER_ROW].hits
     }
 

@@ -4,54 +4,54 @@
 //! value is. Counting is then an addition in a list. Children of a family appear in the output once they were used;
 //! metrics without labels are there from the start.
 
-use super::labels::Table;
+use crate::labels::Table;
 
 /// A label and all values it can have.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Label {
+pub struct Label {
     /// Name of the label.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// Its values; a child's index is a position in here.
-    pub(crate) values: &'static [&'static str],
+    pub values: &'static [&'static str],
 }
 
 /// A counter.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Counter(usize);
+pub struct Counter(usize);
 
 /// Counters with one or two labels of known values.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct CounterVec {
+pub struct CounterVec {
     first: usize,
     inner: usize,
 }
 
 impl CounterVec {
     /// The child of a family with one label.
-    pub(crate) fn at(self, value: usize) -> Counter {
+    pub fn at(self, value: usize) -> Counter {
         Counter(self.first + value)
     }
 
     /// The child of a family with two labels.
-    pub(crate) fn at2(self, outer: usize, inner: usize) -> Counter {
+    pub fn at2(self, outer: usize, inner: usize) -> Counter {
         Counter(self.first + outer * self.inner + inner)
     }
 }
 
 /// An integer that goes up and down.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Gauge(usize);
+pub struct Gauge(usize);
 
 /// A histogram.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Histogram {
+pub struct Histogram {
     index: usize,
     edges: Edges,
 }
 
 /// Histograms with one or two labels of known values.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct HistogramVec {
+pub struct HistogramVec {
     first: usize,
     inner: usize,
     edges: Edges,
@@ -59,75 +59,75 @@ pub(crate) struct HistogramVec {
 
 impl HistogramVec {
     /// The child of a family with one label.
-    pub(crate) fn at(self, value: usize) -> Histogram {
+    pub fn at(self, value: usize) -> Histogram {
         Histogram { index: self.first + value, edges: self.edges }
     }
 
     /// The child of a family with two labels.
-    pub(crate) fn at2(self, outer: usize, inner: usize) -> Histogram {
+    pub fn at2(self, outer: usize, inner: usize) -> Histogram {
         Histogram { index: self.first + outer * self.inner + inner, edges: self.edges }
     }
 }
 
-/// A table of counters with label values that peers choose; see [`super::labels`].
+/// A table of counters with label values that peers choose; see [`crate::labels`].
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct TableId(usize);
+pub struct TableId(usize);
 
 /// The row of a value. Good until the next row of the same table is asked for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct RowId {
+pub struct RowId {
     table: usize,
     row: usize,
 }
 
 /// A family in a table: the label of the table, and up to two labels of known values.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Column {
+pub struct Column {
     first: usize,
     inner: usize,
 }
 
 /// A cell in every row of a table.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Cell(usize);
+pub struct Cell(usize);
 
 impl Column {
     /// The cell of a family that has no labels besides the table's.
-    pub(crate) fn only(self) -> Cell {
+    pub fn only(self) -> Cell {
         Cell(self.first)
     }
 
     /// The cell of a family with one more label.
-    pub(crate) fn at(self, value: usize) -> Cell {
+    pub fn at(self, value: usize) -> Cell {
         Cell(self.first + value)
     }
 
     /// The cell of a family with two more labels.
-    pub(crate) fn at2(self, outer: usize, inner: usize) -> Cell {
+    pub fn at2(self, outer: usize, inner: usize) -> Cell {
         Cell(self.first + outer * self.inner + inner)
     }
 }
 
 /// Upper edges of a histogram's buckets, ascending, and how many of their unit make one of the exported unit.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Edges {
+pub struct Edges {
     /// The edges; what is above the last is counted too.
-    pub(crate) upper: &'static [u64],
+    pub upper: &'static [u64],
     /// 1, or 1,000,000,000 for ns that are exported as seconds.
-    pub(crate) divisor: u64,
+    pub divisor: u64,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct HistogramState {
+pub(crate) struct HistogramState {
     /// Observations a bucket, not added up; the last is for what is above all edges.
-    pub(super) buckets: Vec<u64>,
+    pub(crate) buckets: Vec<u64>,
     /// In the unit of the edges.
-    pub(super) sum: u64,
-    pub(super) used: bool,
+    pub(crate) sum: u64,
+    pub(crate) used: bool,
 }
 
 #[derive(Debug)]
-pub(super) enum Values {
+pub(crate) enum Values {
     Counters { first: usize },
     Gauge(usize),
     Histograms { first: usize, edges: Edges },
@@ -135,22 +135,22 @@ pub(super) enum Values {
 }
 
 #[derive(Debug)]
-pub(super) struct Family {
-    pub(super) name: &'static str,
-    pub(super) help: &'static str,
-    pub(super) labels: Vec<Label>,
-    pub(super) values: Values,
+pub(crate) struct Family {
+    pub(crate) name: &'static str,
+    pub(crate) help: &'static str,
+    pub(crate) labels: Vec<Label>,
+    pub(crate) values: Values,
 }
 
-/// All metrics of the tool.
+/// All metrics of a program's part.
 #[derive(Debug)]
-pub(crate) struct Registry {
+pub struct Registry {
     max_values: usize,
-    pub(super) families: Vec<Family>,
-    pub(super) counters: Vec<Option<u64>>,
-    pub(super) gauges: Vec<i64>,
-    pub(super) histograms: Vec<HistogramState>,
-    pub(super) tables: Vec<Table>,
+    pub(crate) families: Vec<Family>,
+    pub(crate) counters: Vec<Option<u64>>,
+    pub(crate) gauges: Vec<i64>,
+    pub(crate) histograms: Vec<HistogramState>,
+    pub(crate) tables: Vec<Table>,
 }
 
 fn children(labels: &[Label]) -> usize {
@@ -163,7 +163,7 @@ fn inner(labels: &[Label]) -> usize {
 
 impl Registry {
     /// An empty registry whose tables have at most `max_values` values each.
-    pub(crate) fn new(max_values: usize) -> Self {
+    pub fn new(max_values: usize) -> Self {
         Self {
             max_values,
             families: Vec::new(),
@@ -176,11 +176,18 @@ impl Registry {
 
     fn register(&mut self, name: &'static str, help: &'static str, labels: &[Label], values: Values) {
         debug_assert!(self.families.iter().all(|f| f.name != name), "{name} is registered twice");
+        debug_assert!(!help.contains(['\n', '\\']), "the help of {name} would have to be escaped");
+        debug_assert!(labels.len() <= 2, "{name} has more labels than children are numbered for");
         self.families.push(Family { name, help, labels: labels.to_vec(), values });
     }
 
+    /// The names of all families, in the order in which they were registered.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.families.iter().map(|family| family.name)
+    }
+
     /// Registers a counter without labels.
-    pub(crate) fn counter(&mut self, name: &'static str, help: &'static str) -> Counter {
+    pub fn counter(&mut self, name: &'static str, help: &'static str) -> Counter {
         let first = self.counters.len();
         self.counters.push(Some(0));
         self.register(name, help, &[], Values::Counters { first });
@@ -188,12 +195,7 @@ impl Registry {
     }
 
     /// Registers counters with one or two labels.
-    pub(crate) fn counter_vec(
-        &mut self,
-        name: &'static str,
-        help: &'static str,
-        labels: &[Label],
-    ) -> CounterVec {
+    pub fn counter_vec(&mut self, name: &'static str, help: &'static str, labels: &[Label]) -> CounterVec {
         let first = self.counters.len();
         self.counters.resize(first + children(labels), None);
         self.register(name, help, labels, Values::Counters { first });
@@ -201,7 +203,7 @@ impl Registry {
     }
 
     /// Registers a gauge without labels.
-    pub(crate) fn gauge(&mut self, name: &'static str, help: &'static str) -> Gauge {
+    pub fn gauge(&mut self, name: &'static str, help: &'static str) -> Gauge {
         let index = self.gauges.len();
         self.gauges.push(0);
         self.register(name, help, &[], Values::Gauge(index));
@@ -209,7 +211,7 @@ impl Registry {
     }
 
     /// Registers histograms with one or two labels.
-    pub(crate) fn histogram_vec(
+    pub fn histogram_vec(
         &mut self,
         name: &'static str,
         help: &'static str,
@@ -224,7 +226,7 @@ impl Registry {
     }
 
     /// Makes a table; the values in `pinned` always keep their row.
-    pub(crate) fn table(&mut self, pinned: &[&str]) -> TableId {
+    pub fn table(&mut self, pinned: &[&str]) -> TableId {
         let mut table = Table::new(self.max_values);
         for value in pinned {
             table.pin(value);
@@ -234,8 +236,8 @@ impl Registry {
     }
 
     /// Registers a family in a table. `key_labels` are the labels that the table's values are for: one, or two with values
-    /// joined by [`super::labels::SEPARATOR`].
-    pub(crate) fn column(
+    /// joined by [`crate::labels::SEPARATOR`].
+    pub fn column(
         &mut self,
         table: TableId,
         name: &'static str,
@@ -249,33 +251,33 @@ impl Registry {
     }
 
     /// Adds to a counter. A counter at its limit stays there.
-    pub(crate) fn add(&mut self, counter: Counter, amount: u64) {
+    pub fn add(&mut self, counter: Counter, amount: u64) {
         let value = self.counters[counter.0].get_or_insert(0);
         *value = value.saturating_add(amount);
     }
 
     /// Adds one to a counter.
-    pub(crate) fn inc(&mut self, counter: Counter) {
+    pub fn inc(&mut self, counter: Counter) {
         self.add(counter, 1);
     }
 
     /// Sets a counter that is counted elsewhere.
-    pub(crate) fn set_counter(&mut self, counter: Counter, value: u64) {
+    pub fn set_counter(&mut self, counter: Counter, value: u64) {
         self.counters[counter.0] = Some(value);
     }
 
     /// Sets a gauge.
-    pub(crate) fn set(&mut self, gauge: Gauge, value: i64) {
+    pub fn set(&mut self, gauge: Gauge, value: i64) {
         self.gauges[gauge.0] = value;
     }
 
     /// Makes a histogram appear in the output before anything is observed.
-    pub(crate) fn touch(&mut self, histogram: Histogram) {
+    pub fn touch(&mut self, histogram: Histogram) {
         self.histograms[histogram.index].used = true;
     }
 
     /// Observes a value, in the unit of the histogram's edges.
-    pub(crate) fn observe(&mut self, histogram: Histogram, value: u64) {
+    pub fn observe(&mut self, histogram: Histogram, value: u64) {
         let state = &mut self.histograms[histogram.index];
         let bucket = histogram.edges.upper.partition_point(|edge| *edge < value);
         state.buckets[bucket] = state.buckets[bucket].saturating_add(1);
@@ -284,12 +286,12 @@ impl Registry {
     }
 
     /// The row of a value that was seen once more.
-    pub(crate) fn row(&mut self, table: TableId, value: &str) -> RowId {
+    pub fn row(&mut self, table: TableId, value: &str) -> RowId {
         RowId { table: table.0, row: self.tables[table.0].row(value) }
     }
 
     /// Adds to a cell of a row.
-    pub(crate) fn add_cell(&mut self, row: RowId, cell: Cell, amount: u64) {
+    pub fn add_cell(&mut self, row: RowId, cell: Cell, amount: u64) {
         self.tables[row.table].add(row.row, cell.0, amount);
     }
 }
