@@ -8,10 +8,10 @@ use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
 use peer_observer_events::{Event, PeerObserverEvent};
 use serde_json::Value;
 
-/// Where the node counts types that it does not know (Bitcoin Core net.h, `NET_MESSAGE_TYPE_OTHER`).
-pub(super) const OTHER: &str = "*other*";
+/// Name under which the node counts types that it does not know (Bitcoin Core net.h, `NET_MESSAGE_TYPE_OTHER`).
+const OTHER: &str = "*other*";
 /// Header of a message: magic, type, length, checksum.
-pub(super) const V1_OVERHEAD: u64 = 24;
+const V1_OVERHEAD: u64 = 24;
 /// Length, header, short type, tag (BIP 324).
 const V2_OVERHEAD: u64 = 21;
 /// The same with a type in 12 bytes behind a short one of 0 (BIP 324).
@@ -105,7 +105,10 @@ pub(super) fn compare(
     for peer in peerinfo.as_array().context("getpeerinfo: no list")? {
         let id = peer["id"].as_u64().context("getpeerinfo: no id")?;
         let transport = Transport::of_peer(peer)?;
-        *comparison.peers.entry(peer["transport_protocol_type"].to_string()).or_default() += 1;
+        *comparison
+            .peers
+            .entry(peer["transport_protocol_type"].as_str().unwrap_or_default().to_owned())
+            .or_default() += 1;
         for (inbound, key) in [(true, "bytesrecv_per_msg"), (false, "bytessent_per_msg")] {
             let mut ours: BTreeMap<&str, u64> = BTreeMap::new();
             if inbound && let Some(bytes) = unseen.get(peer["addr"].as_str().unwrap_or_default()) {

@@ -32,7 +32,12 @@ impl Report {
     }
 
     /// Notes what was compared, what was seen, and what is not as it should be.
-    pub(super) fn check(&mut self, what: impl Into<String>, seen: impl Into<String>, differences: Vec<String>) {
+    pub(super) fn check(
+        &mut self,
+        what: impl Into<String>,
+        seen: impl Into<String>,
+        differences: Vec<String>,
+    ) {
         let check = Check { what: what.into(), seen: seen.into(), differences };
         let verdict = if check.differences.is_empty() { "ok" } else { "DIFFERS" };
         eprintln!("{verdict}: {}: {}", check.what, check.seen);

@@ -9,7 +9,7 @@ use peer_observer_events::proto::ebpf_extractor::connection::{Connection, connec
 use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
 use peer_observer_events::proto::ebpf_extractor::mempool::mempool_event;
 use peer_observer_events::proto::ebpf_extractor::validation::validation_event;
-use peer_observer_events::proto::observer::{UtxoCacheFlush, utxo_cache};
+use peer_observer_events::proto::observer::utxo_cache;
 use peer_observer_events::{Event, PeerObserverEvent};
 use peer_observer_testkit::bitcoind::RealNode;
 use serde_json::{Value, json};
@@ -174,19 +174,46 @@ pub(super) fn misbehaving(events: &[Arc<Event>]) -> BTreeMap<u64, String> {
     misbehaving.collect()
 }
 
-/// Flushes of the UTXO set.
-pub(super) fn flushes(events: &[Arc<Event>]) -> Vec<UtxoCacheFlush> {
+/// Flushes of the UTXO set, of which there must be some.
+pub(super) fn flushes(events: &[Arc<Event>]) -> (String, Vec<String>) {
     let flushes = events.iter().filter_map(|event| match event.peer_observer_event.as_ref()? {
         PeerObserverEvent::Utxocache(utxocache) => {
             let utxo_cache::Event::Flush(flush) = utxocache.event.as_ref()?;
-            Some(*flush)
+            Some(format!("mode {}, {} coins", flush.mode, flush.coins))
         }
         _ => None,
     });
-    flushes.collect()
+    let flushes: Vec<String> = flushes.collect();
+    let differences = if flushes.is_empty() { vec!["no flush was seen".into()] } else { Vec::new() };
+    (flushes.join("; "), differences)
 }
 
-/// Messages by what became of their payload: decoded, not decodable.
+/// Compares evictions, of which there must be some, with who is left.
+pub(super) fn evictions(peerinfo: &Value, events: &[Arc<Event>]) -> (String, Vec<String>) {
+    let evicted: Vec<u64> = events
+        .iter()
+        .filter_map(|event| match ebpf(event)? {
+            EbpfEvent::Connection(connection) => match connection.event.as_ref()? {
+                connection_event::Event::InboundEvicted(evicted) => Some(evicted.conn.peer_id),
+                _ => None,
+            },
+            _ => None,
+        })
+        .collect();
+    let peers: Vec<u64> =
+        peerinfo.as_array().into_iter().flatten().filter_map(|peer| peer["id"].as_u64()).collect();
+    let mut differences: Vec<String> = evicted
+        .iter()
+        .filter(|id| peers.contains(id))
+        .map(|id| format!("peer {id} is still there"))
+        .collect();
+    if evicted.is_empty() {
+        differences.push("no eviction was seen".into());
+    }
+    (format!("{} evicted, {} left", evicted.len(), peers.len()), differences)
+}
+
+/// Decode errors of a peer's messages, by type.
 pub(super) fn malformed(events: &[Arc<Event>], peer_id: u64) -> BTreeMap<String, String> {
     let malformed = events.iter().filter_map(|event| match ebpf(event)? {
         EbpfEvent::Message(message) if message.meta.inbound && message.meta.peer_id == peer_id => {
