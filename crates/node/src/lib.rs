@@ -5,10 +5,12 @@
 //! | [`hit`] | what a tracepoint says when it is hit |
 //! | [`recording`] | hits written to a file, and read back |
 //! | [`capture_file`] | Bitcoin Core's `-capturemessages` files |
+//! | [`debug_log`] | lines of debug.log, and following it |
 //! | [`discover`] | which nodes run on this machine |
 //! | [`probes`] | which tracepoints a binary has |
 
 pub mod capture_file;
+pub mod debug_log;
 pub mod discover;
 pub mod hit;
 pub mod probes;

@@ -1,0 +1,425 @@
+//! Follows a log file while the node writes it, through rotation by renaming, by copying and truncating, the node's own
+//! shrinking at its start (Bitcoin Core src/logging.cpp `ShrinkDebugFile`), and through our own restarts.
+//!
+//! Inodes are used again and names move, so a place in a log is known by content: how the file begins, and what was read last.
+//! When the file is no longer the one that was read, the place is looked for in the files beside it, and in what is left of
+//! the file itself. Only what is found in neither is missing, and that is told.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use memchr::memmem;
+
+use crate::discover::FileId;
+
+/// How much of a file's beginning tells it from others, bytes. Bitcoin Core's first lines have the time of its start.
+const HEAD: usize = 256;
+/// How much of what was read last tells the place, bytes: some lines.
+const TAIL: usize = 512;
+/// Bitcoin Core keeps 10 MB when it shrinks its log: the place is not looked for behind this, bytes.
+const SEARCH: u64 = 16 << 20;
+/// A file that was truncated may be about to be written again (shrinking); it is looked at again so often before the
+/// place is given up.
+const LOOKS: u32 = 5;
+/// Rotated files that are looked at, at most.
+const MAX_ROTATED: usize = 1000;
+
+/// A place in a log, which survives its rotation.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Position {
+    /// Where in the file the next line begins, bytes.
+    pub offset: u64,
+    /// How the file begins.
+    pub head: Vec<u8>,
+    /// What stands in front of the place.
+    pub tail: Vec<u8>,
+}
+
+/// Where to begin when no place is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// At the first line of the file.
+    Start,
+    /// At the first line that is written from now on. A file that appears later is read from its first line.
+    End,
+}
+
+/// What a step did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// It read so many bytes; none when it has opened a file. There may be more.
+    Read(usize),
+    /// There is nothing new.
+    Idle,
+    /// What is read from now on does not continue what was read before.
+    Break(Break),
+}
+
+/// Why what follows does not continue what was before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Break {
+    /// The file was rotated and read to its end; the next one begins.
+    Rotated,
+    /// The place is lost: lines between the last one read and the next may be missing.
+    Gap,
+}
+
+#[derive(Debug)]
+struct Open {
+    file: File,
+    id: FileId,
+    offset: u64,
+    head: Vec<u8>,
+    tail: Vec<u8>,
+    /// The next file was seen to have something in it, so this one is complete.
+    complete: bool,
+}
+
+/// Where the next file and the place in it come from.
+#[derive(Debug)]
+enum Next {
+    /// There was none yet.
+    First(Begin),
+    /// Here, and how often it was looked for in vain and how large the file was then.
+    At { position: Position, looks: u32, size: u64 },
+    /// The next one, from its beginning.
+    Whole,
+}
+
+/// Follows a file.
+#[derive(Debug)]
+pub struct Follower {
+    path: PathBuf,
+    open: Option<Open>,
+    next: Next,
+    /// Rotated files to read before the one at `path`.
+    rotated: Vec<PathBuf>,
+}
+
+impl Follower {
+    /// Follows the file at `path`, which need not be there yet, from `position` on if it is known.
+    pub fn new(path: impl Into<PathBuf>, position: Option<Position>, begin: Begin) -> Self {
+        let next = match position {
+            Some(position) => Next::At { position, looks: 0, size: 0 },
+            None => Next::First(begin),
+        };
+        Follower { path: path.into(), open: None, next, rotated: Vec::new() }
+    }
+
+    /// The place behind what was read but for the last `pending` bytes. Nothing as long as nothing was found to read.
+    pub fn position(&self, pending: u64) -> Option<Position> {
+        let Some(open) = &self.open else {
+            return match &self.next {
+                Next::At { position, .. } => Some(position.clone()),
+                Next::First(_) | Next::Whole => None,
+            };
+        };
+        let kept = open.tail.len() as u64;
+        let tail = open.tail[..kept.saturating_sub(pending) as usize].to_vec();
+        Some(Position { offset: open.offset.saturating_sub(pending), head: open.head.clone(), tail })
+    }
+
+    /// Reads what is new into `buffer`, or finds out where to go on. Does not wait.
+    ///
+    /// # Errors
+    /// When a file cannot be opened or read. It can be tried again.
+    pub fn step(&mut self, buffer: &mut [u8]) -> io::Result<Step> {
+        loop {
+            let Some(open) = &mut self.open else { return self.find() };
+            if !open.is_as_it_was()? {
+                let position = self.position(0).unwrap_or_default();
+                self.open = None;
+                self.next = Next::At { position, looks: 0, size: 0 };
+                continue;
+            }
+            let read = open.read(buffer)?;
+            if read > 0 {
+                return Ok(Step::Read(read));
+            }
+            if open.complete {
+                self.open = None;
+                self.next = Next::Whole;
+                // Not all of it may be there already.
+                return Ok(Step::Break(Break::Rotated));
+            }
+            let is_over = match self.rotated.first() {
+                Some(_) => true,
+                None => {
+                    fs::metadata(&self.path).is_ok_and(|next| file_id(&next) != open.id && next.len() > 0)
+                }
+            };
+            if !is_over {
+                return Ok(Step::Idle);
+            }
+            // The node wrote to the next file, so it has closed this one; but maybe after we read.
+            open.complete = true;
+        }
+    }
+
+    /// Opens the file to go on with, at the right place.
+    fn find(&mut self) -> io::Result<Step> {
+        match &mut self.next {
+            Next::First(begin) => {
+                let begin = *begin;
+                let Some((file, meta)) = open_if_there(&self.path)? else {
+                    self.next = Next::Whole;
+                    return Ok(Step::Idle);
+                };
+                let offset = match begin {
+                    Begin::Start => 0,
+                    Begin::End => last_line_end(&file, meta.len())?,
+                };
+                self.open = Some(Open::at(file, &meta, offset)?);
+                Ok(Step::Read(0))
+            }
+            Next::Whole => {
+                if !self.rotated.is_empty() {
+                    let path = self.rotated.remove(0);
+                    let Ok(Some((file, meta))) = open_if_there(&path) else {
+                        return Ok(Step::Break(Break::Gap));
+                    };
+                    self.open = Some(Open::at(file, &meta, 0)?);
+                    return Ok(Step::Read(0));
+                }
+                let Some((file, meta)) = open_if_there(&self.path)? else { return Ok(Step::Idle) };
+                self.open = Some(Open::at(file, &meta, 0)?);
+                Ok(Step::Read(0))
+            }
+            Next::At { position, looks, size } => {
+                let found = locate(&self.path, position)?;
+                if let Some(found) = found {
+                    self.open = Some(found.open);
+                    self.rotated = found.newer;
+                    return Ok(if found.gap { Step::Break(Break::Gap) } else { Step::Read(0) });
+                }
+                let now = fs::metadata(&self.path).map_or(0, |meta| meta.len());
+                let settled = *looks > 0 && now == *size && now > 0;
+                *size = now;
+                *looks += 1;
+                if !settled && *looks < LOOKS {
+                    return Ok(Step::Idle);
+                }
+                self.next = Next::Whole;
+                Ok(Step::Break(Break::Gap))
+            }
+        }
+    }
+}
+
+impl Open {
+    fn at(file: File, meta: &Metadata, offset: u64) -> io::Result<Self> {
+        let head = read_range(&file, 0, HEAD)?;
+        let kept = offset.min(TAIL as u64);
+        let tail = read_range(&file, offset - kept, kept as usize)?;
+        Ok(Open { file, id: file_id(meta), offset, head, tail, complete: false })
+    }
+
+    /// The file still has what was read, as far as its size and its beginning tell.
+    fn is_as_it_was(&mut self) -> io::Result<bool> {
+        if self.file.metadata()?.len() < self.offset {
+            return Ok(false);
+        }
+        let head = read_range(&self.file, 0, HEAD)?;
+        if !head.starts_with(&self.head) {
+            return Ok(false);
+        }
+        if head.len() > self.head.len() {
+            self.head = head;
+        }
+        Ok(true)
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.offset)?;
+        self.offset += read as u64;
+        let new = &buffer[..read];
+        if new.len() >= TAIL {
+            self.tail.clear();
+            self.tail.extend_from_slice(&new[new.len() - TAIL..]);
+        } else {
+            let too_much = (self.tail.len() + new.len()).saturating_sub(TAIL);
+            self.tail.drain(..too_much);
+            self.tail.extend_from_slice(new);
+        }
+        Ok(read)
+    }
+}
+
+struct Found {
+    open: Open,
+    /// Files that were written after this one, the oldest first.
+    newer: Vec<PathBuf>,
+    /// Some of these cannot be read.
+    gap: bool,
+}
+
+/// Looks for the place in the file, in the rotated ones beside it, and in what is left of the file.
+fn locate(path: &Path, position: &Position) -> io::Result<Option<Found>> {
+    let current = open_if_there(path)?;
+    if let Some((file, meta)) = &current
+        && holds(file, meta, position)?
+    {
+        let open = Open::at(file.try_clone()?, meta, position.offset)?;
+        return Ok(Some(Found { open, newer: Vec::new(), gap: false }));
+    }
+    let rotated = rotated(path);
+    for (at, (_, path)) in rotated.iter().enumerate() {
+        // One that is gone or may not be read is no better than one that is not the right one.
+        let Ok(Some((file, meta))) = open_if_there(path) else { continue };
+        if !holds(&file, &meta, position).unwrap_or(false) {
+            continue;
+        }
+        let mut newer = Vec::new();
+        let mut gap = false;
+        for (_, path) in &rotated[at + 1..] {
+            match looks_like(path, &position.head) {
+                Looks::Log => newer.push(path.clone()),
+                Looks::Copy => {}
+                Looks::Unreadable => gap = true,
+            }
+        }
+        return Ok(Some(Found { open: Open::at(file, &meta, position.offset)?, newer, gap }));
+    }
+    let Some((file, meta)) = current else { return Ok(None) };
+    let Some(offset) = find_in(&file, &position.tail)? else { return Ok(None) };
+    Ok(Some(Found { open: Open::at(file, &meta, offset)?, newer: Vec::new(), gap: false }))
+}
+
+/// The file has this place at its offset.
+fn holds(file: &File, meta: &Metadata, position: &Position) -> io::Result<bool> {
+    if meta.len() < position.offset {
+        return Ok(false);
+    }
+    let tail_at = position.offset.saturating_sub(position.tail.len() as u64);
+    Ok(read_range(file, 0, position.head.len())? == position.head
+        && read_range(file, tail_at, position.tail.len())? == position.tail)
+}
+
+/// Where in the file these bytes end, the last time they occur.
+fn find_in(file: &File, tail: &[u8]) -> io::Result<Option<u64>> {
+    const CHUNK: usize = 256 << 10;
+    if tail.is_empty() {
+        return Ok(None);
+    }
+    let mut found = None;
+    let mut at = 0;
+    while at < SEARCH {
+        // Chunks overlap, so that nothing is cut in two.
+        let chunk = read_range(file, at, CHUNK + tail.len())?;
+        found = memmem::find_iter(&chunk, tail).last().map(|i| at + (i + tail.len()) as u64).or(found);
+        if chunk.len() < CHUNK + tail.len() {
+            break;
+        }
+        at += CHUNK as u64;
+    }
+    Ok(found)
+}
+
+/// Files beside `path` whose names begin like it (`debug.log.1`), the one that was written last at the end.
+fn rotated(path: &Path) -> Vec<(SystemTime, PathBuf)> {
+    let (Some(name), Some(folder)) = (path.file_name().map(OsStr::as_encoded_bytes), path.parent()) else {
+        return Vec::new();
+    };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut found: Vec<_> = entries
+        .flatten()
+        .filter(|entry| {
+            let other = entry.file_name();
+            let other = other.as_encoded_bytes();
+            other.len() > name.len() && other.starts_with(name)
+        })
+        .filter_map(|entry| {
+            let meta = entry.metadata().ok()?;
+            meta.is_file().then(|| Some((meta.modified().ok()?, entry.path())))?
+        })
+        .take(MAX_ROTATED)
+        .collect();
+    found.sort();
+    found
+}
+
+/// First bytes of gzip (RFC 1952), bzip2, Zstandard (RFC 8878), LZ4 frames and xz.
+const COMPRESSED: [&[u8]; 5] = [
+    &[0x1f, 0x8b],
+    b"BZh",
+    &[0x28, 0xb5, 0x2f, 0xfd],
+    &[0x04, 0x22, 0x4d, 0x18],
+    &[0xfd, b'7', b'z', b'X', b'Z'],
+];
+
+/// What a rotated file is to one who has read a file that begins with `known`.
+enum Looks {
+    /// The next part of the log.
+    Log,
+    /// The same again.
+    Copy,
+    /// Compressed, or not to be opened.
+    Unreadable,
+}
+
+fn looks_like(path: &Path, known: &[u8]) -> Looks {
+    let Ok(head) = File::open(path).and_then(|file| read_range(&file, 0, HEAD)) else {
+        return Looks::Unreadable;
+    };
+    if COMPRESSED.iter().any(|magic| head.starts_with(magic)) {
+        return Looks::Unreadable;
+    }
+    if !known.is_empty() && head.starts_with(known) { Looks::Copy } else { Looks::Log }
+}
+
+fn file_id(meta: &Metadata) -> FileId {
+    FileId { device: meta.dev(), inode: meta.ino() }
+}
+
+/// The file, unless there is none.
+fn open_if_there(path: &Path) -> io::Result<Option<(File, Metadata)>> {
+    // To open a pipe or a device can wait, or do something.
+    match fs::metadata(path) {
+        Ok(meta) if !meta.is_file() => return Err(io::Error::other("not a regular file")),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    match File::open(path) {
+        Ok(file) => {
+            let meta = file.metadata()?;
+            Ok(Some((file, meta)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// As many of these bytes as there are.
+fn read_range(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    let mut read = 0;
+    while read < length {
+        match file.read_at(&mut bytes[read..], offset + read as u64)? {
+            0 => break,
+            n => read += n,
+        }
+    }
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+/// Where the last line that is complete ends, if that is in the last 64 KiB; else the end of the file.
+fn last_line_end(file: &File, size: u64) -> io::Result<u64> {
+    const LOOK_BACK: u64 = 64 << 10;
+    let from = size.saturating_sub(LOOK_BACK);
+    let bytes = read_range(file, from, (size - from) as usize)?;
+    Ok(match memchr::memrchr(b'\n', &bytes) {
+        Some(at) => from + at as u64 + 1,
+        None if from == 0 => 0,
+        None => size,
+    })
+}
+
+#[cfg(test)]
+mod tests;

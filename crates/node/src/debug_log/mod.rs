@@ -1,0 +1,45 @@
+//! Bitcoin Core's debug.log: what its lines say, and following it while it is written, rotated and cut.
+//!
+//! A line can be set to look very different: with or without time, fractions of seconds, thread name, source location, category
+//! and level; and wallets put names in brackets where others put categories. So whether lines have a thread name is
+//! learned from the log itself ([`Parser`]) instead of guessed anew for each line.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | time.rs | times as Bitcoin Core prints them |
+//! | header.rs | what stands in front of the message |
+//! | kind.rs | messages that mean something to us |
+//! | lines.rs | bytes to lines, with bounded memory |
+//! | follow.rs | a file that is written, rotated, cut |
+//!
+//! All but follow.rs is free of I/O. Wordings are those of Bitcoin Core 22 to 30 and of its master branch (September 2025).
+
+mod follow;
+mod header;
+mod kind;
+mod lines;
+#[cfg(test)]
+mod recorded;
+mod time;
+
+use std::path::PathBuf;
+
+pub use follow::{Begin, Break, Follower, Position, Step};
+pub use header::{Level, Line, Parser};
+pub use kind::{DownloadOf, Kind, Outcome, Presync, kind};
+pub use lines::{Lines, RawLine};
+
+use crate::discover::{Network, NodeProcess};
+
+/// Where a node writes its log unless it is told otherwise (`-debuglogfile`), as the node sees it: in its data directory, or
+/// in the folder of its network there (Bitcoin Core src/chainparamsbase.cpp).
+pub fn default_path(node: &NodeProcess) -> PathBuf {
+    let folder = match node.network {
+        Network::Mainnet => "",
+        Network::Testnet3 => "testnet3",
+        Network::Testnet4 => "testnet4",
+        Network::Signet => "signet",
+        Network::Regtest => "regtest",
+    };
+    node.datadir.join(folder).join("debug.log")
+}
