@@ -52,7 +52,7 @@ fn in_full(error: &anyhow::Error) -> String {
 /// Standard output is for events; everything else goes to standard error.
 fn log_to_stderr(level: &str) -> anyhow::Result<()> {
     // The NATS client tells of every attempt to connect; what matters of it is told by the bus.
-    let filter = EnvFilter::try_new(format!("{level},async_nats=error,libbpf=info"))
+    let filter = EnvFilter::try_new(format!("{level},async_nats=off,libbpf=info"))
         .map_err(|e| anyhow::anyhow!("--log-level {level}: {e}: give error, warn, info, debug or trace"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -76,16 +76,19 @@ impl Nats {
     fn connection(&self, component: &'static str) -> (ConnectOptions, watch::Receiver<bool>) {
         let (up, is_up) = watch::channel(false);
         let address = self.options.address.clone();
+        // The client fails at every attempt: told is what is new.
+        let told = Arc::new(Mutex::new(String::new()));
         let options = self
             .options
             .connect_options()
             .name(format!("peer-observer {component}"))
             .event_callback(move |event| {
-                let (up, address) = (up.clone(), address.clone());
+                let (up, address, told) = (up.clone(), address.clone(), told.clone());
                 async move {
                     match event {
                         async_nats::Event::Connected => {
                             up.send_replace(true);
+                            told.lock().unwrap_or_else(PoisonError::into_inner).clear();
                             tracing::info!(component, address, "connected to nats");
                         }
                         async_nats::Event::Disconnected => {
@@ -94,6 +97,16 @@ impl Nats {
                         }
                         async_nats::Event::ServerError(error) => {
                             tracing::error!(component, address, %error, "the nats server refuses something");
+                        }
+                        async_nats::Event::ClientError(error) if !*up.borrow() => {
+                            let error = error.to_string();
+                            let before = std::mem::replace(
+                                &mut *told.lock().unwrap_or_else(PoisonError::into_inner),
+                                error.clone(),
+                            );
+                            if before != error {
+                                tracing::warn!(component, address, %error, "cannot connect to nats, trying again");
+                            }
                         }
                         async_nats::Event::ClientError(error) => {
                             tracing::debug!(component, address, %error, "nats connection");
