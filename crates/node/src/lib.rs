@@ -8,6 +8,7 @@
 //! | [`debug_log`] | lines of debug.log, and following it |
 //! | [`discover`] | which nodes run on this machine |
 //! | [`probes`] | which tracepoints a binary has |
+//! | [`rpc`] | asks a node over JSON-RPC |
 
 pub mod capture_file;
 pub mod debug_log;
@@ -15,3 +16,4 @@ pub mod discover;
 pub mod hit;
 pub mod probes;
 pub mod recording;
+pub mod rpc;

@@ -1,0 +1,133 @@
+//! Who calls: user and password, or a cookie.
+//!
+//! A node writes a new cookie file whenever it starts, so a login from a file is read again when the node refuses it.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hyper::header::HeaderValue;
+
+use super::Error;
+
+/// A login is shorter, bytes.
+const MAX_LOGIN: u64 = 4096;
+
+/// How to log in.
+#[derive(Clone)]
+pub enum Login {
+    /// User and password.
+    Password {
+        /// User.
+        user: String,
+        /// Password.
+        password: String,
+    },
+    /// User, and a file with the password; white space around it is ignored.
+    PasswordFile {
+        /// User.
+        user: String,
+        /// The file.
+        path: PathBuf,
+    },
+    /// Bitcoin Core's cookie file, `USER:PASSWORD`.
+    CookieFile(PathBuf),
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.place())
+    }
+}
+
+impl Login {
+    /// The `Authorization` header of HTTP Basic (RFC 7617), as it is now.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or what is there is no login.
+    pub fn header(&self) -> Result<HeaderValue, Error> {
+        let (user, password) = match self {
+            Login::Password { user, password } => (user.clone(), password.clone()),
+            Login::PasswordFile { user, path } => (user.clone(), read(path)?.trim().to_owned()),
+            Login::CookieFile(path) => {
+                let cookie = read(path)?;
+                match cookie.trim().split_once(':') {
+                    Some((user, password)) => (user.to_owned(), password.to_owned()),
+                    None => return Err(self.bad_form()),
+                }
+            }
+        };
+        if user.is_empty() || user.contains(':') || user.len() + password.len() > MAX_LOGIN as usize {
+            return Err(self.bad_form());
+        }
+        let value = format!("Basic {}", STANDARD.encode(format!("{user}:{password}")));
+        let mut value = HeaderValue::try_from(value).map_err(|_| self.bad_form())?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    fn place(&self) -> String {
+        match self {
+            Login::Password { user, .. } => format!("user {user:?}"),
+            Login::PasswordFile { path, .. } | Login::CookieFile(path) => path.display().to_string(),
+        }
+    }
+
+    fn bad_form(&self) -> Error {
+        Error::LoginForm { from: self.place() }
+    }
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    let error = |source| Error::LoginFile { path: path.to_owned(), source };
+    let file = File::open(path).map_err(error)?;
+    // A pipe would be waited for.
+    if !file.metadata().map_err(error)?.is_file() {
+        return Err(error(io::Error::other("it is no regular file")));
+    }
+    let mut text = String::new();
+    file.take(MAX_LOGIN).read_to_string(&mut text).map_err(error)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logins_become_the_header_of_the_rfc() {
+        // RFC 7617, section 2.
+        let expected = "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==";
+        let dir = tempfile::tempdir().unwrap();
+        let (cookie, password) = (dir.path().join(".cookie"), dir.path().join("password"));
+        std::fs::write(&cookie, "Aladdin:open sesame").unwrap();
+        std::fs::write(&password, "open sesame\n").unwrap();
+        let user = "Aladdin".to_owned();
+        for login in [
+            Login::Password { user: user.clone(), password: "open sesame".into() },
+            Login::PasswordFile { user, path: password },
+            Login::CookieFile(cookie),
+        ] {
+            assert_eq!(login.header().unwrap(), expected);
+            assert!(!format!("{login:?}{:?}", login.header().unwrap()).contains("sesame"), "{login:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_login_is_an_error_that_names_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        for text in ["", "no colon", ":password"] {
+            let path = dir.path().join("cookie");
+            std::fs::write(&path, text).unwrap();
+            let error = Login::CookieFile(path).header().unwrap_err();
+            assert!(error.to_string().contains("cookie is empty"), "{text:?}: {error}");
+        }
+        for path in ["/nonexistent/.cookie", "/dev/zero"] {
+            let error = Login::CookieFile(path.into()).header().unwrap_err();
+            assert!(error.to_string().contains(path), "{error}");
+        }
+    }
+}
