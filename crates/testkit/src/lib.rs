@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`standin`] | a stand-in node: a process with Bitcoin Core's probes that fires exactly what it is told |
 //! | [`bitcoind`] | a real node on regtest, where one is installed |
+//! | [`fake_rpc`] | an RPC server that plays recorded answers, and misbehaves when told to |
 //! | [`peer`] | a scripted P2P peer that dials a node |
 //! | [`nats`] | a NATS server that can be stopped, killed and frozen |
 //! | [`process`] | any program, its output line by line |
@@ -13,6 +14,7 @@
 //! with what it has seen until then.
 
 pub mod bitcoind;
+pub mod fake_rpc;
 pub mod nats;
 pub mod need;
 pub mod peer;

@@ -198,3 +198,122 @@ impl Connection<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use peer_observer_testkit::data_dir;
+    use peer_observer_testkit::fake_rpc::{Behaviour, EVERYTHING, FakeRpc};
+    use serde_json::json;
+
+    use super::*;
+
+    const LIMITS: Limits =
+        Limits { connections: 3, timeout: Duration::from_secs(30), answer_bytes: 1_000_000 };
+
+    fn server() -> FakeRpc {
+        let server = FakeRpc::start("u:p").unwrap();
+        server.play(&data_dir().join("rpc-samples")).unwrap();
+        server
+    }
+
+    fn client(server: &FakeRpc, limits: Limits) -> Arc<Client> {
+        let login = Login::Password { user: "u".into(), password: "p".into() };
+        Client::new(server.addr().to_string(), login, limits)
+    }
+
+    async fn uptime(client: &Client) -> Result<String, Error> {
+        let answer = client.connection().await.call("uptime", &json!([])).await?;
+        Ok(answer.json().to_owned())
+    }
+
+    #[tokio::test]
+    async fn everything_that_goes_wrong_is_told_apart_and_over_when_it_is_over() {
+        let server = server();
+        let client = client(&server, LIMITS);
+        let cases = [
+            (Behaviour::Status(503), "work queue"),
+            (Behaviour::Status(403), "rpcwhitelist"),
+            (Behaviour::Status(500), "HTTP status 500"),
+            (Behaviour::Refuse(-28, "Loading block index…"), "Loading block index… (code -28)"),
+            (Behaviour::Refuse(-32601, "Method not found"), "Method not found"),
+            (Behaviour::Partial, "connection broke"),
+            (Behaviour::Close, "connection broke"),
+            (Behaviour::Noise, "connection broke"),
+            (Behaviour::Garbage, "cannot be understood"),
+            (Behaviour::Oversized(1_000_001), "larger than 1000000 bytes"),
+        ];
+        for (behaviour, expected) in cases {
+            server.behave(EVERYTHING, behaviour.clone());
+            let error = uptime(&client).await.unwrap_err();
+            assert!(error.to_string().contains(expected), "{behaviour:?}: {error}");
+            server.heal();
+            assert_eq!(uptime(&client).await.unwrap(), "77", "after {behaviour:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_share_few_connections_that_stay_open() {
+        let server = server();
+        let client = client(&server, LIMITS);
+        let calls: Vec<_> = (0..50)
+            .map(|_| {
+                let client = client.clone();
+                tokio::spawn(async move { uptime(&client).await.unwrap() })
+            })
+            .collect();
+        for call in calls {
+            assert_eq!(call.await.unwrap(), "77");
+        }
+        for _ in 0..50 {
+            uptime(&client).await.unwrap();
+        }
+        assert_eq!(server.calls("uptime"), 100);
+        assert!(server.most_connections() <= 3, "{}", server.most_connections());
+    }
+
+    #[tokio::test]
+    async fn a_slow_answer_ends_with_the_time_limit_and_delays_no_other_call() {
+        let server = server();
+        server.behave("getpeerinfo", Behaviour::Slow(Duration::from_secs(3600)));
+        let client = client(&server, Limits { timeout: Duration::from_secs(2), ..LIMITS });
+        let slow = {
+            let client = client.clone();
+            tokio::spawn(async move { client.connection().await.call("getpeerinfo", &json!([])).await })
+        };
+        for _ in 0..20 {
+            uptime(&client).await.unwrap();
+        }
+        assert!(!slow.is_finished());
+        assert!(matches!(slow.await.unwrap(), Err(Error::Timeout { .. })));
+        assert_eq!(uptime(&client).await.unwrap(), "77");
+    }
+
+    #[tokio::test]
+    async fn a_restarted_node_with_a_new_cookie_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let cookie = dir.path().join(".cookie");
+        std::fs::write(&cookie, "u:p").unwrap();
+        let first = server();
+        let addr = first.addr();
+        let client = Client::new(addr.to_string(), Login::CookieFile(cookie.clone()), LIMITS);
+        assert_eq!(uptime(&client).await.unwrap(), "77");
+
+        drop(first);
+        assert!(matches!(uptime(&client).await, Err(Error::Connect { .. })));
+        let second = FakeRpc::start_at(addr, "u:new").unwrap();
+        second.behave("uptime", Behaviour::Answer("1".into()));
+        assert!(matches!(uptime(&client).await, Err(Error::Unauthorized { .. })));
+        assert_eq!(second.refused_logins(), 1, "a login that is the same is not tried twice");
+        std::fs::write(&cookie, "u:new").unwrap();
+        assert_eq!(uptime(&client).await.unwrap(), "1");
+    }
+
+    #[tokio::test]
+    async fn a_host_that_is_none_is_an_error() {
+        for host in ["", "127.0.0.1", "127.0.0.1:1", "no host:8332"] {
+            let login = Login::Password { user: "u".into(), password: "p".into() };
+            let client = Client::new(host.into(), login, LIMITS);
+            assert!(matches!(uptime(&client).await, Err(Error::Connect { .. })), "{host}");
+        }
+    }
+}
