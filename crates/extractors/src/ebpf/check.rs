@@ -52,13 +52,25 @@ pub fn may_run() -> bool {
         .all(|c| caps::has_cap(None, CapSet::Effective, c).unwrap_or(false))
 }
 
-/// Looks whether this machine has what the extractor needs.
+/// Looks whether this machine has what the extractor needs, and which nodes run.
 pub fn check(config: &Config) -> Vec<Finding> {
+    let mut findings = machine();
+    findings.extend(nodes(config));
+    findings
+}
+
+/// Logs what this machine lacks: the extractor may still run, and see less.
+pub(super) fn warn_of_machine() {
+    for Finding { what, fix, .. } in machine().into_iter().filter(|finding| !finding.ok) {
+        tracing::warn!(fix, "{what}");
+    }
+}
+
+fn machine() -> Vec<Finding> {
     let mut findings = vec![kernel_version()];
     findings.extend(capabilities());
     findings.push(lockdown());
     findings.push(pid_namespace());
-    findings.extend(nodes(config));
     findings
 }
 

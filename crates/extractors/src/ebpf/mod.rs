@@ -101,6 +101,7 @@ pub async fn run_and_tell(
             return Err(Error::Config(format!("--bitcoind-path {}: {source}", path.display())));
         }
     }
+    check::warn_of_machine();
     let stopping = Arc::new(AtomicBool::new(false));
     let threads = thread::Builder::new().name("ebpf-watcher".into());
     let (done, finished) = tokio::sync::oneshot::channel();
