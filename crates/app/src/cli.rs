@@ -39,6 +39,8 @@ pub(crate) struct Cli {
         help_heading = "General",
         default_value = "info",
         value_name = "LEVEL",
+        value_parser = ["error", "warn", "info", "debug", "trace"],
+        hide_possible_values = true,
         ignore_case = true
     )]
     pub(crate) log_level: String,

@@ -188,12 +188,16 @@ impl Parts {
         self.stop_extractors.clone()
     }
 
-    /// Waits for a signal, or the first part to end, then ends all of them in order.
+    /// Waits for a signal, or the first part to end, then ends all of them in order. Tools may take their time to show what an
+    /// extractor left that came to its own end; a signal ends that, too.
     pub(crate) async fn until_end(mut self, bus: &Bus, stop: CancellationToken) -> Result<()> {
         let mut outcome = tokio::select! {
             () = stop.cancelled() => Ok(()),
-            Some(ended) = self.extractors.join_next() => flatten(ended),
-            Some(ended) = self.tools.join_next() => flatten(ended),
+            Some(ended) = self.extractors.join_next() => flatten(ended).inspect_err(|_| stop.cancel()),
+            Some(ended) = self.tools.join_next() => {
+                stop.cancel();
+                flatten(ended)
+            }
         };
         self.stop_extractors.cancel();
         let extractors = async {
@@ -214,7 +218,15 @@ impl Parts {
                 outcome = std::mem::replace(&mut outcome, Ok(())).and(flatten(ended));
             }
         };
-        if tokio::time::timeout(FINISH, tools).await.is_err() {
+        let too_late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(FINISH).await;
+        };
+        let finished = tokio::select! {
+            () = tools => true,
+            () = too_late => false,
+        };
+        if !finished {
             self.stop_tools.cancel();
             tracing::warn!("a tool does not finish, leaving it");
         }
