@@ -61,6 +61,8 @@ subjects! {
     Books = "observer.books",
     /// RPC answers that the public schema lacks.
     RpcExtra = "observer.rpc",
+    /// What a node tells our own P2P connection, beyond the public schema.
+    P2pExtra = "observer.p2p",
     /// Address manager tracepoints of patched nodes.
     Addrman = "observer.addrman",
 }
@@ -85,6 +87,7 @@ impl Subject {
             PeerObserverEvent::Utxocache(_) => Subject::UtxoCache,
             PeerObserverEvent::RpcExtra(_) => Subject::RpcExtra,
             PeerObserverEvent::Books(_) => Subject::Books,
+            PeerObserverEvent::P2pExtra(_) => Subject::P2pExtra,
         })
     }
 }
@@ -110,9 +113,14 @@ mod tests {
 
     #[test]
     fn what_public_tools_do_not_know_is_out_of_their_sight() {
-        for subject in
-            [Subject::Loss, Subject::Incident, Subject::UtxoCache, Subject::RpcExtra, Subject::Addrman]
-        {
+        for subject in [
+            Subject::Loss,
+            Subject::Incident,
+            Subject::UtxoCache,
+            Subject::RpcExtra,
+            Subject::P2pExtra,
+            Subject::Addrman,
+        ] {
             assert!(subject.as_str().contains('.'), "{subject} has one token, so `*` matches it");
         }
     }

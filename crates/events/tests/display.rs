@@ -427,6 +427,28 @@ fn other_events_begin_with_a_word() {
             })),
             "# RPC Banned([])".into(),
         ),
+        (
+            text(PeerObserverEvent::P2pExtra(observer::P2pExtra {
+                p2p_event: Some(observer::p2p_extra::P2pEvent::BlockAnnounced(observer::BlockAnnounced {
+                    hash: bytes::Bytes::from_static(&[0, 1, 0xfe]),
+                    via: observer::block_announced::Via::Cmpctblock.into(),
+                })),
+            })),
+            "# P2P BlockAnnounced(hash=fe0100, via=CMPCTBLOCK)".into(),
+        ),
+        (
+            text(PeerObserverEvent::P2pExtra(observer::P2pExtra {
+                p2p_event: Some(observer::p2p_extra::P2pEvent::PeerInfo(observer::PeerInfo {
+                    version: 70016,
+                    services: 9,
+                    user_agent: "/Satoshi:30.0.0/".into(),
+                    start_height: 5,
+                    transport: observer::peer_info::Transport::V2.into(),
+                })),
+            })),
+            "# P2P PeerInfo(version=70016, services=9, user_agent=/Satoshi:30.0.0/, start_height=5, transport=V2)"
+                .into(),
+        ),
     ];
     for (line, expected) in cases {
         assert_eq!(line, expected);

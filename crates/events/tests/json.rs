@@ -209,6 +209,7 @@ fn members_have_the_public_names() {
         ("Books", ""),
         ("Utxocache", "Flush"),
         ("RpcExtra", "ChainTips Banned AddrmanPart"),
+        ("P2pExtra", "BlockAnnounced PeerInfo"),
     ]
     .iter()
     .flat_map(|(extractor, kinds)| kinds.split(' ').map(move |kind| format!("{extractor} {kind}")))

@@ -62,6 +62,7 @@ impl fmt::Display for PeerObserverEvent {
             PeerObserverEvent::Incident(event) => write!(f, "# INCIDENT {event}"),
             PeerObserverEvent::Utxocache(event) => write!(f, "# UTXOCACHE {event}"),
             PeerObserverEvent::RpcExtra(event) => write!(f, "# RPC {event}"),
+            PeerObserverEvent::P2pExtra(event) => write!(f, "# P2P {event}"),
             PeerObserverEvent::Books(event) => write!(f, "# BOOKS {event}"),
         }
     }

@@ -1,15 +1,18 @@
-//! Losses, incidents, UTXO set flushes and RPC answers of our own.
+//! Losses, incidents, UTXO set flushes, RPC answers and P2P announcements of our own.
 
 use std::fmt;
 
 use super::EMPTY;
-use super::text::{Escaped, Fields, List, Name};
+use super::text::{Escaped, Fields, Hash, List, Name};
+use crate::proto::observer::block_announced::Via;
 use crate::proto::observer::incident::{Severity, State};
 use crate::proto::observer::loss::Stage;
+use crate::proto::observer::p2p_extra::P2pEvent;
+use crate::proto::observer::peer_info::Transport;
 use crate::proto::observer::rpc_extra::RpcEvent;
 use crate::proto::observer::{
-    AddrmanPart, Banned, BannedSubnet, Books, ChainTip, ChainTips, Evidence, Incident, Loss, RpcExtra,
-    TracepointBook, UtxoCache, UtxoCacheFlush, utxo_cache,
+    AddrmanPart, Banned, BannedSubnet, BlockAnnounced, Books, ChainTip, ChainTips, Evidence, Incident, Loss,
+    P2pExtra, PeerInfo, RpcExtra, TracepointBook, UtxoCache, UtxoCacheFlush, utxo_cache,
 };
 
 impl fmt::Display for Loss {
@@ -160,5 +163,35 @@ impl fmt::Display for AddrmanPart {
             "AddrmanPart(snapshot={}, part={}, parts={}, addrman={})",
             self.snapshot, self.part, self.parts, self.addrman
         )
+    }
+}
+
+impl fmt::Display for P2pExtra {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.p2p_event {
+            Some(P2pEvent::BlockAnnounced(event)) => event.fmt(f),
+            Some(P2pEvent::PeerInfo(event)) => event.fmt(f),
+            None => f.write_str(EMPTY),
+        }
+    }
+}
+
+impl fmt::Display for BlockAnnounced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let via = Via::try_from(self.via).ok().map(|via| via.as_str_name());
+        write!(f, "BlockAnnounced(hash={}, via={})", Hash(&self.hash), Name(via, self.via))
+    }
+}
+
+impl fmt::Display for PeerInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let transport = Transport::try_from(self.transport).ok().map(|transport| transport.as_str_name());
+        Fields::new(f, "PeerInfo")
+            .field("version", self.version)
+            .field("services", self.services)
+            .field("user_agent", Escaped(&self.user_agent))
+            .field("start_height", self.start_height)
+            .field("transport", Name(transport, self.transport))
+            .end()
     }
 }

@@ -11,7 +11,7 @@ pub struct Event {
     pub origin: ::core::option::Option<super::observer::Origin>,
     #[prost(
         oneof = "event::PeerObserverEvent",
-        tags = "1, 2, 3, 4, 5, 101, 102, 103, 104, 105"
+        tags = "1, 2, 3, 4, 5, 101, 102, 103, 104, 105, 106"
     )]
     pub peer_observer_event: ::core::option::Option<event::PeerObserverEvent>,
 }
@@ -50,5 +50,8 @@ pub mod event {
         /// How many hits of tracepoints there were, and what became of them; on `observer.books`.
         #[prost(message, tag = "105")]
         Books(super::super::observer::Books),
+        /// What a node tells our own P2P connection beyond the public schema; on `observer.p2p`.
+        #[prost(message, tag = "106")]
+        P2pExtra(super::super::observer::P2pExtra),
     }
 }

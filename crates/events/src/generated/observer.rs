@@ -429,6 +429,153 @@ pub struct AddrmanPart {
     #[prost(message, required, tag = "4")]
     pub addrman: super::rpc_extractor::Addrman,
 }
+/// What a node tells our own P2P connection, and the public schema has no place for.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct P2pExtra {
+    #[prost(oneof = "p2p_extra::P2pEvent", tags = "1, 2")]
+    pub p2p_event: ::core::option::Option<p2p_extra::P2pEvent>,
+}
+/// Nested message and enum types in `P2pExtra`.
+pub mod p2p_extra {
+    #[derive(serde::Serialize)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum P2pEvent {
+        /// The node announced a block, most likely a new one.
+        #[prost(message, tag = "1")]
+        BlockAnnounced(super::BlockAnnounced),
+        /// The node shook hands with us.
+        #[prost(message, tag = "2")]
+        PeerInfo(super::PeerInfo),
+    }
+}
+/// The time of the event is when the block became visible to a peer of the node.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BlockAnnounced {
+    /// Block hash, 32 bytes, internal byte order.
+    #[prost(bytes = "bytes", required, tag = "1")]
+    pub hash: ::prost::bytes::Bytes,
+    /// How it was announced.
+    #[prost(enumeration = "block_announced::Via", required, tag = "2")]
+    pub via: i32,
+}
+/// Nested message and enum types in `BlockAnnounced`.
+pub mod block_announced {
+    /// Message type that announced it.
+    #[derive(serde::Serialize)]
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Via {
+        Unspecified = 0,
+        /// inv
+        Inv = 1,
+        /// headers (BIP 130)
+        Headers = 2,
+        /// cmpctblock of a high-bandwidth peer (BIP 152)
+        Cmpctblock = 3,
+    }
+    impl Via {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "UNSPECIFIED",
+                Self::Inv => "INV",
+                Self::Headers => "HEADERS",
+                Self::Cmpctblock => "CMPCTBLOCK",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNSPECIFIED" => Some(Self::Unspecified),
+                "INV" => Some(Self::Inv),
+                "HEADERS" => Some(Self::Headers),
+                "CMPCTBLOCK" => Some(Self::Cmpctblock),
+                _ => None,
+            }
+        }
+    }
+}
+/// What a node says of itself in its `version` message.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PeerInfo {
+    /// Protocol version: 70016.
+    #[prost(uint32, required, tag = "1")]
+    pub version: u32,
+    /// Services offered: bit field, Bitcoin Core src/protocol.h `ServiceFlags`.
+    #[prost(uint64, required, tag = "2")]
+    pub services: u64,
+    /// User agent (BIP 14).
+    #[prost(string, required, tag = "3")]
+    pub user_agent: ::prost::alloc::string::String,
+    /// Height of the node's best block when it dialed, blocks.
+    #[prost(int32, required, tag = "4")]
+    pub start_height: i32,
+    /// Transport that the node chose.
+    #[prost(enumeration = "peer_info::Transport", required, tag = "5")]
+    pub transport: i32,
+}
+/// Nested message and enum types in `PeerInfo`.
+pub mod peer_info {
+    /// Form of messages on the wire.
+    #[derive(serde::Serialize)]
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Transport {
+        Unknown = 0,
+        /// Plain.
+        V1 = 1,
+        /// Encrypted (BIP 324).
+        V2 = 2,
+    }
+    impl Transport {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unknown => "UNKNOWN",
+                Self::V1 => "V1",
+                Self::V2 => "V2",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNKNOWN" => Some(Self::Unknown),
+                "V1" => Some(Self::V1),
+                "V2" => Some(Self::V2),
+                _ => None,
+            }
+        }
+    }
+}
 /// Which part of peer-observer an event comes from.
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

@@ -25,6 +25,7 @@ impl Filter {
             (config.rpc, Subject::Rpc),
             (config.rpc, Subject::RpcExtra),
             (config.p2p_extractor, Subject::P2pExtractor),
+            (config.p2p_extractor, Subject::P2pExtra),
             (config.log_extractor, Subject::LogExtractor),
             (config.ipc_extractor, Subject::Ipc),
             (config.addrman, Subject::Addrman),
@@ -144,6 +145,8 @@ mod tests {
         }
         let but_books: Vec<Subject> = Subject::ALL.iter().copied().filter(|s| *s != Subject::Books).collect();
         assert_eq!(Filter::new(&none).subjects(), but_books);
+        let p2p = Config { p2p_extractor: true, ..none.clone() };
+        assert_eq!(Filter::new(&p2p).subjects(), [Subject::P2pExtractor, Subject::P2pExtra]);
         let rpc = Config { rpc: true, loss: true, ..none };
         assert_eq!(Filter::new(&rpc).subjects(), [Subject::Rpc, Subject::Loss, Subject::RpcExtra]);
     }
