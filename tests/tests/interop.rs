@@ -1,4 +1,5 @@
 //! Our tools on the public extractor's events: the same counts as on our own of the same messages.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::collections::BTreeMap;
 

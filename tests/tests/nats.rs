@@ -1,4 +1,5 @@
 //! What goes wrong with NATS, and with those who read from it: what is lost is counted, and the rest goes on.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::net::SocketAddr;
 use std::time::Duration;

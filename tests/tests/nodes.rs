@@ -1,4 +1,5 @@
 //! Nodes come, go, crash and are upgraded; several run at once; some are older or built without tracepoints.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::time::Duration;
 

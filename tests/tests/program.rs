@@ -1,4 +1,5 @@
 //! The program from outside: what it prints, how it ends, what it may do, what it refuses.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};

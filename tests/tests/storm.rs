@@ -1,4 +1,5 @@
 //! More hits than anything can take: what is not delivered is counted, to the last hit.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use peer_observer_bus::{Bus, NatsConfig};
 use peer_observer_e2e::account::{Account, Kept};

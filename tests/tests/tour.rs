@@ -1,4 +1,5 @@
 //! The recordings, fired through real probes: every hit is an event, in order, with everything that it says.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
