@@ -1,0 +1,201 @@
+//! What the node's RPC interface says, asked at intervals: peers, mempool, traffic, memory, address manager, chain, fees, bans.
+//!
+//! The node comes first: three connections at most, one call of a method at a time, and nothing is asked twice because something else
+//! failed. README.md says what is asked how often.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | config.rs | flags and keys of the configuration file |
+//! | methods.rs | the methods: parameters, and what becomes of answers |
+//! | convert.rs | from answers to the schema |
+//! | fit.rs | makes events fit the bus |
+//! | poll.rs | asks for one method again and again |
+//! | node.rs | whether the node can be asked, and when it was restarted |
+//! | metrics.rs | metrics of the extractor itself |
+
+mod config;
+mod convert;
+mod fit;
+mod methods;
+mod metrics;
+mod node;
+mod poll;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use peer_observer_bus::{Finding, Publisher};
+use peer_observer_exporter::server;
+use peer_observer_node::rpc::{self, Client, Limits, Login};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use methods::Method;
+
+pub use config::{Config, IntervalError, MethodInterval};
+
+/// Time that `doctor` waits for an answer.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the RPC extractor cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No login was given.
+    #[error(
+        "say how to log in to the node: --rpc-cookie-file FILE (.cookie in its data directory), or --rpc-user with --rpc-password-file"
+    )]
+    NoLogin,
+    /// More than one login was given, or half a one.
+    #[error(
+        "give either --rpc-cookie-file, or --rpc-user with one of --rpc-password-file and --rpc-password"
+    )]
+    MixedLogin,
+    /// The address cannot be one.
+    #[error(
+        "--rpc-host {0} must be HOST:PORT; the port is 8332 on the main network, unless rpcport says otherwise"
+    )]
+    Host(String),
+    /// The name cannot be one.
+    #[error("--rpc-node must be 1 to 255 bytes long")]
+    Name,
+    /// An interval or limit of no time.
+    #[error("intervals and --rpc-timeout must be at least one second")]
+    NoTime,
+    /// The payload is too small.
+    #[error("--max-payload-bytes {bytes} is too small: at least {least}")]
+    Payload {
+        /// What was given, bytes.
+        bytes: usize,
+        /// The least that will do, bytes.
+        least: usize,
+    },
+    /// The address for metrics cannot be listened on.
+    #[error(
+        "cannot serve metrics at {address}: {source}; if another program has that port, choose one with --prometheus-address"
+    )]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A part of the extractor ended without being asked to.
+    #[error("asking the node failed, please report this: {0}")]
+    Crashed(tokio::task::JoinError),
+}
+
+/// Whether the node can be asked, for `doctor`. Nothing when no login is given: then nobody wants to.
+pub fn check(config: &Config) -> Vec<Finding> {
+    let login = match config.validate().and_then(|()| config.login()) {
+        Ok(Some(login)) => login,
+        Ok(None) => return Vec::new(),
+        Err(error) => {
+            return vec![Finding::bad(error.to_string(), "correct the settings of the RPC extractor")];
+        }
+    };
+    let address = &config.prometheus_address;
+    let metrics = match std::net::TcpListener::bind(address) {
+        Ok(_) => Finding::good(format!("metrics can be served at {address}")),
+        Err(error) => Finding::bad(
+            format!("metrics cannot be served at {address}: {error}"),
+            "stop what uses that port, or choose another with --prometheus-address",
+        ),
+    };
+    vec![check_node(config, login), metrics]
+}
+
+fn check_node(config: &Config, login: Login) -> Finding {
+    let limits = Limits { timeout: CHECK_TIMEOUT, ..config.limits() };
+    let client = Client::new(config.rpc_host.clone(), login, limits);
+    // A thread of its own: whoever calls may be within a runtime already.
+    let asked = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+        Some(runtime.block_on(async {
+            client.connection().await.call("uptime", &serde_json::json!([])).await.map(|_| ())
+        }))
+    });
+    let host = &config.rpc_host;
+    match asked.join() {
+        Ok(Some(Ok(()))) => Finding::good(format!("the node at {host} answers RPC calls")),
+        Ok(Some(Err(error))) => Finding::bad(error.to_string(), fix(&error)),
+        Ok(None) | Err(_) => {
+            Finding::bad("cannot start a thread to ask the node", "try again with more memory")
+        }
+    }
+}
+
+fn fix(error: &rpc::Error) -> &'static str {
+    match error {
+        rpc::Error::Connect { .. } => {
+            "start the node with server=1 in its bitcoin.conf, and give its rpcport with --rpc-host"
+        }
+        rpc::Error::LoginFile { .. } => {
+            "give the path of .cookie in the data directory (of the network); let others read it with rpccookieperms=group"
+        }
+        rpc::Error::LoginForm { .. } | rpc::Error::Unauthorized { .. } => {
+            "use the node's cookie file, or the user and password of its rpcauth"
+        }
+        rpc::Error::Forbidden { .. } => {
+            "add rpcallowip=ADDRESS or rpcwhitelist=USER:METHODS to its bitcoin.conf"
+        }
+        error if error.is_warming_up() => "wait until the node has started",
+        _ => "look at the node's debug.log",
+    }
+}
+
+/// Asks the node until `stop`.
+///
+/// # Errors
+/// When the settings cannot work. A node that cannot be asked is waited for.
+pub async fn run(config: Config, publisher: Publisher, stop: CancellationToken) -> Result<(), Error> {
+    config.validate()?;
+    let login = config.login()?.ok_or(Error::NoLogin)?;
+    let address = &config.prometheus_address;
+    let failed = |source| Error::Listen { address: address.clone(), source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    run_at(listener, &config, config.methods(), login, publisher, stop).await
+}
+
+async fn run_at(
+    listener: TcpListener,
+    config: &Config,
+    methods: Vec<(Method, Duration)>,
+    login: Login,
+    publisher: Publisher,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    if methods.is_empty() {
+        tracing::warn!("every RPC method is disabled, nothing to ask for");
+    }
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, node = config.rpc_host, "serving metrics of the rpc extractor");
+    }
+    let shared = Arc::new(poll::Shared {
+        client: Client::new(config.rpc_host.clone(), login, config.limits()),
+        node: node::Node::new(),
+        name: config.rpc_node.as_str().into(),
+        max_payload: config.max_payload_bytes,
+        publisher: Mutex::new(publisher),
+        metrics: Mutex::new(metrics::Metrics::new(methods.iter().map(|(method, _)| *method))),
+        named: Mutex::new(BTreeSet::new()),
+    });
+    let page = {
+        let shared = shared.clone();
+        move || shared.metrics().render()
+    };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(server::serve(listener, page, stop.clone()));
+    for (method, every) in methods {
+        tasks.spawn(poll::poll(shared.clone(), method, every));
+    }
+    let outcome = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        Some(Err(error)) = tasks.join_next() => Err(Error::Crashed(error)),
+    };
+    tasks.shutdown().await;
+    outcome
+}
