@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod bpf;
 mod check_node;
 mod proto;
@@ -19,6 +20,14 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Chore {
+    /// Measure speed, cost and losses; needs root and nats-server
+    Bench {
+        /// Keep the results in docs/benchmarks.md
+        #[arg(long)]
+        write: bool,
+        /// What to measure; everything when nothing is named: node-cost, extractor, metrics, latency, storm, micro
+        names: Vec<String>,
+    },
     /// Compare what is told of a real node with what it says itself, and write docs/checked-against.md; needs root, bitcoind
     /// ($BITCOIND, or in the path) and nats-server
     CheckNode,
@@ -52,6 +61,8 @@ enum Regenerate {
 fn main() -> Result<()> {
     let root = root()?;
     match Args::parse().chore {
+        Chore::Bench { write: false, names } => bench::run(&root, &names, &bench::Output::Print),
+        Chore::Bench { write: true, names } => bench::run(&root, &names, &bench::Output::Keep),
         Chore::CheckNode => check_node::run(&root),
         Chore::Regenerate(Regenerate::Proto { check: false }) => proto::regenerate(&root),
         Chore::Regenerate(Regenerate::Proto { check: true }) => proto::check(&root),

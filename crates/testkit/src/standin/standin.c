@@ -744,6 +744,8 @@ static uint64_t clock_ns(clockid_t clock)
 
 static void sleep_until(uint64_t monotonic_ns)
 {
+    // The kernel sleeps a little even when the time is over, which would hold up a high rate.
+    if (clock_ns(CLOCK_MONOTONIC) >= monotonic_ns) return;
     struct timespec until = {(time_t)(monotonic_ns / 1000000000u), (long)(monotonic_ns % 1000000000u)};
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == EINTR) {
     }

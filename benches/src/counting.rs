@@ -1,0 +1,152 @@
+//! How fast the metrics tool counts, and whether it counts everything of a burst.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use peer_observer_bus::Delivery;
+use peer_observer_events::sequence::GapTracker;
+use peer_observer_events::{Event, peek};
+use peer_observer_testkit::nats::NatsServer;
+use peer_observer_testkit::process::Process;
+use peer_observer_testkit::{free_port, wait_until};
+use peer_observer_tools::metrics::{Config, Metrics};
+use prost::Message;
+use tokio::runtime::Runtime;
+
+use crate::measure::{cpu, median, own_cpu};
+use crate::report::{Report, thousands};
+use crate::rig::peer_observer;
+use crate::tour;
+
+const ROUNDS: usize = 9;
+const TIMES: usize = 200;
+/// Events that the tool takes at once.
+const BATCH: usize = 1024;
+const TARGET: f64 = 1_000_000.0;
+
+pub(crate) fn measure(report: &mut Report, runtime: &Runtime) -> Result<()> {
+    let encoded = tour::encoded(1, TIMES)?;
+    let bytes: usize = encoded.iter().map(|(_, event)| event.len()).sum();
+    let mix = format!("tour mix, {} B an event", bytes / encoded.len());
+
+    let deliveries = encoded
+        .iter()
+        .take(encoded.len() / TIMES)
+        .map(|(subject, bytes)| {
+            Ok(Delivery { subject: *subject, event: Event::decode(bytes.clone())?.into() })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let rate = rate(encoded.len(), || {
+        let mut metrics = Metrics::new(&Config::default())?;
+        for _ in 0..TIMES {
+            metrics.observe_batch(&deliveries);
+        }
+        Ok(())
+    })?;
+    report.add("metrics tool: decoded events, per core", format!("{}/s", thousands(rate)), mix.clone());
+
+    let rate = self::rate(encoded.len(), || {
+        let mut metrics = Metrics::new(&Config::default())?;
+        let mut gaps = GapTracker::new(1000);
+        let mut batch = Vec::with_capacity(BATCH);
+        for chunk in encoded.chunks(BATCH) {
+            for (subject, bytes) in chunk {
+                let origin = peek::origin(bytes)?.context("an event without origin")?;
+                gaps.see(*subject, &origin);
+                batch.push(Delivery { subject: *subject, event: Event::decode(bytes.clone())?.into() });
+            }
+            metrics.observe_batch(&batch);
+            batch.clear();
+        }
+        Ok(())
+    })?;
+    let what = "metrics tool: encoded events (holes looked for, decoded, counted), per core";
+    report.add_at_least(what, rate, "/s", TARGET, mix.clone());
+    burst(report, runtime, &encoded)
+}
+
+/// Events a second of CPU time.
+fn rate(events: usize, mut round: impl FnMut() -> Result<()>) -> Result<f64> {
+    let mut rates = Vec::new();
+    for _ in 0..ROUNDS {
+        let begin = own_cpu()?;
+        round()?;
+        rates.push(events as f64 / own_cpu()?.saturating_sub(begin).as_secs_f64());
+    }
+    Ok(median(&mut rates))
+}
+
+/// Everything at once, as fast as the server takes it, to a running tool.
+fn burst(
+    report: &mut Report,
+    runtime: &Runtime,
+    encoded: &[(peer_observer_events::Subject, bytes::Bytes)],
+) -> Result<()> {
+    let server = NatsServer::start()?;
+    let address = format!("127.0.0.1:{}", free_port()?);
+    let mut command = peer_observer()?;
+    command.args(["metrics", "--nats-address", &server.url(), "--metrics-address", &address]);
+    let tool = Process::spawn(command)?;
+    let client = runtime.block_on(async_nats::connect(server.url())).context("connecting to the server")?;
+    let (subject, first) = &tour::encoded(2, 1)?[0];
+    let ready = wait_until(Duration::from_secs(60), || {
+        let knock = client.publish(subject.as_str(), first.clone());
+        runtime.block_on(knock).is_ok() && received(&address).is_ok_and(|n| n > 0)
+    });
+    if !ready {
+        bail!("the metrics tool counts nothing");
+    }
+    // The last knocks may still be on their way.
+    let mut before = received(&address)?;
+    wait_until(Duration::from_secs(2), || {
+        let now = received(&address).unwrap_or(0);
+        std::mem::replace(&mut before, now) == now && now > 0
+    });
+
+    let cpu_before = cpu(tool.id(), "")?;
+    let begin = Instant::now();
+    runtime.block_on(async {
+        for (subject, event) in encoded {
+            client.publish(subject.as_str(), event.clone()).await?;
+        }
+        client.flush().await?;
+        anyhow::Ok(())
+    })?;
+    let sent = begin.elapsed();
+    let mut last = (received(&address)?, Instant::now());
+    let all = wait_until(Duration::from_secs(120), || {
+        let now = received(&address).unwrap_or(last.0);
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        now - before >= encoded.len() as u64 || last.1.elapsed() > Duration::from_secs(10)
+    });
+    let took = begin.elapsed();
+    let counted = last.0 - before;
+    let per_core = counted as f64 / cpu(tool.id(), "")?.saturating_sub(cpu_before).as_secs_f64();
+    let verdict = if all && counted == encoded.len() as u64 { "all" } else { "NOT all" };
+    let result =
+        format!("{} of {} counted: {verdict}", thousands(counted as f64), thousands(encoded.len() as f64));
+    let beside = format!(
+        "sent in {:.2} s, counted in {:.2} s; {}/s of its CPU, NATS client included",
+        sent.as_secs_f64(),
+        took.as_secs_f64(),
+        thousands(per_core)
+    );
+    report.add(&format!("metrics tool: burst of the tour mix x {TIMES} over NATS"), result, beside);
+    Ok(())
+}
+
+/// Events that the tool has received, as its page says.
+fn received(address: &str) -> Result<u64> {
+    let mut stream = TcpStream::connect(address).context("connecting to the metrics tool")?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page).context("reading the metrics page")?;
+    page.lines()
+        .find_map(|line| line.strip_prefix("peerobserver_pipeline_received ")?.parse().ok())
+        .context("finding peerobserver_pipeline_received on the metrics page")
+}
