@@ -167,6 +167,8 @@ components! {
     extractors {
         /// Watch nodes on this machine through their tracepoints
         ebpf: Ebpf,
+        /// Ask a node's RPC interface at intervals: peers, mempool, address manager, chain
+        rpc: Rpc,
         /// Play what was recorded: -capturemessages files, recordings of tracepoint hits
         capture: Capture,
     }
@@ -196,6 +198,9 @@ mod contract {
             "metrics.metrics_address=127.0.0.1:0".to_owned(),
             format!("capture.recording=[\"{recording}\"]"),
             "capture.speed=1.0".to_owned(),
+            "rpc.rpc_host=127.0.0.1:1".to_owned(),
+            "rpc.rpc_cookie_file=/nonexistent/.cookie".to_owned(),
+            "rpc.prometheus_address=127.0.0.1:0".to_owned(),
             // Nothing listens there.
             "nats.nats_address=127.0.0.1:1".to_owned(),
         ];
