@@ -7,10 +7,12 @@
 //! | [`ebpf`] | tracepoints of running nodes, through eBPF |
 //! | [`capture`] | files that were recorded |
 //! | [`rpc`] | answers of a node's RPC interface |
+//! | [`log`] | debug.log, line by line |
 //! | [`convert`] | makes events of hits, for all that have hits |
 
 pub mod capture;
 pub mod convert;
 #[allow(unsafe_code, reason = "talks to the kernel")]
 pub mod ebpf;
+pub mod log;
 pub mod rpc;

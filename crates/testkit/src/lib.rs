@@ -6,6 +6,7 @@
 //! | [`bitcoind`] | a real node on regtest, where one is installed |
 //! | [`fake_rpc`] | an RPC server that plays recorded answers, and misbehaves when told to |
 //! | [`peer`] | a scripted P2P peer that dials a node |
+//! | [`log_writer`] | writes debug.log: recorded ones, with rotation |
 //! | [`nats`] | a NATS server that can be stopped, killed and frozen |
 //! | [`process`] | any program, its output line by line |
 //! | [`need`] | what a test needs of the machine, and why it is skipped |
@@ -15,6 +16,7 @@
 
 pub mod bitcoind;
 pub mod fake_rpc;
+pub mod log_writer;
 pub mod nats;
 pub mod need;
 pub mod peer;

@@ -110,6 +110,11 @@ impl Follower {
         Follower { path: path.into(), open: None, next, rotated: Vec::new() }
     }
 
+    /// The file that is followed.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The place behind what was read but for the last `pending` bytes. Nothing as long as nothing was found to read.
     pub fn position(&self, pending: u64) -> Option<Position> {
         let Some(open) = &self.open else {
@@ -141,17 +146,20 @@ impl Follower {
                 return Ok(Step::Read(read));
             }
             if open.complete {
+                let mut gap = false;
+                if self.rotated.is_empty() {
+                    // The file may have been rotated more than once since it was looked at.
+                    let rotated = rotated(&self.path);
+                    if let Some(at) = rotated.iter().position(|(_, path)| FileId::of(path) == Some(open.id)) {
+                        (self.rotated, gap) = newer(&rotated[at + 1..], &open.head);
+                    }
+                }
                 self.open = None;
                 self.next = Next::Whole;
-                // Not all of it may be there already.
-                return Ok(Step::Break(Break::Rotated));
+                return Ok(Step::Break(if gap { Break::Gap } else { Break::Rotated }));
             }
-            let is_over = match self.rotated.first() {
-                Some(_) => true,
-                None => {
-                    fs::metadata(&self.path).is_ok_and(|next| file_id(&next) != open.id && next.len() > 0)
-                }
-            };
+            let is_over = !self.rotated.is_empty()
+                || fs::metadata(&self.path).is_ok_and(|next| file_id(&next) != open.id && next.len() > 0);
             if !is_over {
                 return Ok(Step::Idle);
             }
@@ -273,15 +281,7 @@ fn locate(path: &Path, position: &Position) -> io::Result<Option<Found>> {
         if !holds(&file, &meta, position).unwrap_or(false) {
             continue;
         }
-        let mut newer = Vec::new();
-        let mut gap = false;
-        for (_, path) in &rotated[at + 1..] {
-            match looks_like(path, &position.head) {
-                Looks::Log => newer.push(path.clone()),
-                Looks::Copy => {}
-                Looks::Unreadable => gap = true,
-            }
-        }
+        let (newer, gap) = newer(&rotated[at + 1..], &position.head);
         return Ok(Some(Found { open: Open::at(file, &meta, position.offset)?, newer, gap }));
     }
     let Some((file, meta)) = current else { return Ok(None) };
@@ -341,6 +341,20 @@ fn rotated(path: &Path) -> Vec<(SystemTime, PathBuf)> {
         .collect();
     found.sort();
     found
+}
+
+/// Those of the rotated files that go on with a log that begins with `known`, and whether there are some that cannot be read.
+fn newer(rotated: &[(SystemTime, PathBuf)], known: &[u8]) -> (Vec<PathBuf>, bool) {
+    let mut newer = Vec::new();
+    let mut gap = false;
+    for (_, path) in rotated {
+        match looks_like(path, known) {
+            Looks::Log => newer.push(path.clone()),
+            Looks::Copy => {}
+            Looks::Unreadable => gap = true,
+        }
+    }
+    (newer, gap)
 }
 
 /// First bytes of gzip (RFC 1952), bzip2, Zstandard (RFC 8878), LZ4 frames and xz.

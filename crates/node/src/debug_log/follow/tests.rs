@@ -203,6 +203,27 @@ fn rotation_by_renaming_loses_and_doubles_nothing() {
 }
 
 #[test]
+fn several_rotations_between_two_looks_lose_and_double_nothing() {
+    let mut log = Log::new();
+    let mut reader = Reader::new(&log, None);
+    log.write(10);
+    reader.poll();
+    let mut second = 0;
+    for name in ["debug.log.c", "debug.log.a", "debug.log.b"] {
+        log.write(10);
+        log.rename(name);
+        second += 1;
+        let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(second);
+        log.file.as_ref().unwrap().set_modified(time).unwrap();
+        log.reopen();
+    }
+    log.write(10);
+    reader.poll();
+    reader.assert_all(&log);
+    assert_eq!(reader.breaks, [Break::Rotated; 3]);
+}
+
+#[test]
 fn a_line_that_was_cut_by_rotation_ends_there() {
     let mut log = Log::new();
     let mut reader = Reader::new(&log, None);

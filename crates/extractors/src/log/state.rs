@@ -1,0 +1,154 @@
+//! The place in a log, kept in a small file over our restart. It is written anew and moved into place, so it is never half.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use peer_observer_node::debug_log::Position;
+use serde::{Deserialize, Serialize};
+
+/// More than this is no state of ours, bytes.
+const MAX_STATE: u64 = 64 << 10;
+
+/// What is written.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    /// The log that it is about.
+    log: PathBuf,
+    /// Where its next line begins, bytes.
+    offset: u64,
+    /// How the file begins.
+    head: Vec<u8>,
+    /// What stands in front of the place.
+    tail: Vec<u8>,
+}
+
+/// The file that keeps the place.
+pub(super) struct State {
+    file: PathBuf,
+    log: PathBuf,
+    kept: Option<Position>,
+    is_failing: bool,
+}
+
+impl State {
+    /// Opens the state of `log`, in the file that was asked for or else in the usual place. Nothing when it cannot be written,
+    /// which is said.
+    pub(super) fn open(asked_for: Option<&Path>, log: &Path) -> Option<Self> {
+        let file = match State::check(asked_for, log) {
+            Ok(file) => file,
+            Err(error) => {
+                tracing::warn!(
+                    log = %log.display(), error,
+                    "the place in the log is not kept over restarts; name a file that can be written, with --log-state"
+                );
+                return None;
+            }
+        };
+        let log = std::path::absolute(log).unwrap_or_else(|_| log.to_path_buf());
+        let kept = match read(&file) {
+            Ok(kept) if kept.log == log => {
+                Some(Position { offset: kept.offset, head: kept.head, tail: kept.tail })
+            }
+            Ok(kept) => {
+                tracing::warn!(state = %file.display(), of = %kept.log.display(), "the place kept here is of another log");
+                None
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                tracing::warn!(state = %file.display(), %error, "cannot read the place in the log, beginning at its end");
+                None
+            }
+        };
+        Some(State { file, log, kept, is_failing: false })
+    }
+
+    /// The file for the state of `log`, if it can be written. Makes the folder.
+    pub(super) fn check(asked_for: Option<&Path>, log: &Path) -> Result<PathBuf, String> {
+        let file = match asked_for {
+            Some(file) => file.to_path_buf(),
+            None => default_file(log)?,
+        };
+        let folder = match file.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let result = fs::create_dir_all(folder).and_then(|()| {
+            let probe = beside(&file);
+            File::create(&probe).and_then(|_| fs::remove_file(&probe))
+        });
+        match result {
+            Ok(()) => Ok(file),
+            Err(error) => Err(format!("cannot write {}: {error}", file.display())),
+        }
+    }
+
+    /// The place that was kept.
+    pub(super) fn position(&self) -> Option<Position> {
+        self.kept.clone()
+    }
+
+    /// Keeps this place.
+    pub(super) fn keep(&mut self, position: Position) {
+        if self.kept.as_ref() == Some(&position) {
+            return;
+        }
+        match self.write(&position) {
+            Ok(()) => self.is_failing = false,
+            Err(error) => {
+                if !self.is_failing {
+                    tracing::warn!(state = %self.file.display(), %error, "cannot keep the place in the log");
+                }
+                self.is_failing = true;
+            }
+        }
+        self.kept = Some(position);
+    }
+
+    fn write(&self, position: &Position) -> io::Result<()> {
+        let kept = Kept {
+            log: self.log.clone(),
+            offset: position.offset,
+            head: position.head.clone(),
+            tail: position.tail.clone(),
+        };
+        let new = beside(&self.file);
+        // Some of the log is in it, which not everybody may read.
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(&serde_json::to_vec(&kept)?)?;
+        drop(file);
+        fs::rename(new, &self.file)
+    }
+}
+
+fn read(file: &Path) -> io::Result<Kept> {
+    let mut bytes = Vec::new();
+    File::open(file)?.take(MAX_STATE).read_to_end(&mut bytes)?;
+    Ok(serde_json::from_slice(&bytes)?)
+}
+
+/// The new state until it is moved into place.
+fn beside(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}
+
+/// A file of its own for every log: `log-%var%lib%bitcoind%debug.log.json`.
+fn default_file(log: &Path) -> Result<PathBuf, String> {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = match set("STATE_DIRECTORY") {
+        // systemd gives it to services with StateDirectory=.
+        Some(folder) => folder,
+        None => set("XDG_STATE_HOME")
+            .or_else(|| Some(set("HOME")?.join(".local/state")))
+            .map(|folder| folder.join("peer-observer"))
+            .ok_or("there is no $STATE_DIRECTORY, $XDG_STATE_HOME or $HOME")?,
+    };
+    let log = std::path::absolute(log).map_err(|error| error.to_string())?;
+    let log = log.to_str().ok_or("the log's path is not UTF-8")?.replace('/', "%");
+    Ok(folder.join(format!("log-{log}.json")))
+}
