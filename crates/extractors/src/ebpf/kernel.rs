@@ -320,9 +320,9 @@ impl KernelBooks {
                 all.insert(u32::from_ne_bytes(pid), book);
             }
         }
-        // .bss: `hit_count`, then `overflow`.
+        // .bss holds `overflow` and nothing else.
         if let Ok(Some(bss)) = self.bss.lookup(&0u32.to_ne_bytes(), MapFlags::ANY)
-            && let Some(overflow) = bss.get(8..).and_then(Book::parse)
+            && let Some(overflow) = Book::parse(&bss)
             && overflow != Book::default()
         {
             all.insert(0, overflow);

@@ -18,8 +18,10 @@ struct user_pt_regs {
 	__u64 pc;
 	__u64 pstate;
 };
+#define REGISTERS (sizeof(struct user_pt_regs) / 8)
 #else
 #include <linux/ptrace.h>
+#define REGISTERS (sizeof(struct pt_regs) / 8)
 #endif
 #include <stdbool.h>
 #include <stddef.h>
@@ -55,6 +57,7 @@ enum flag {
 	TEXT_UNREAD = 2,
 	// A text fills its field, so it may go on.
 	TEXT_CUT = 4,
+	ARGUMENT_UNREAD = 8,
 };
 
 #define MAX_PAYLOAD (4 << 20)
@@ -68,7 +71,7 @@ enum flag {
 
 struct header {
 	__u64 time; // ns, CLOCK_MONOTONIC
-	__u64 hit;  // number of the hit, over all tracepoints and processes
+	__u64 hit;  // hits of this tracepoint by this process before this one, dropped ones too
 	__u32 tgid;
 	__u8 kind;
 	__u8 flags;
@@ -187,8 +190,6 @@ const volatile struct {
 	__u32 has_type_limits;
 } config = { .max_payload = MAX_PAYLOAD };
 
-// Hits so far, of all processes.
-__u64 hit_count;
 // Books of processes that found `books` full.
 struct book overflow;
 
@@ -214,11 +215,15 @@ struct {
 	__type(value, __u32);
 } type_limits SEC(".maps");
 
+// A hit on its way: where its arguments are, and its place in the books.
 struct hit {
-	__u64 number;
 	struct book *book;
+	const struct __bpf_usdt_spec *spec;
+	__u64 number;
 	__u32 tgid;
 	__u32 kind;
+	__u32 flags;
+	__u64 registers[REGISTERS];
 };
 
 static __always_inline struct book *book_of(__u32 tgid)
@@ -232,15 +237,27 @@ static __always_inline struct book *book_of(__u32 tgid)
 	return book ? book : &overflow;
 }
 
-static __always_inline struct hit begin(const enum kind kind)
+// Counts the hit, and finds its arguments. libbpf's own bpf_usdt_arg looks up the probe and reads a register anew for every
+// argument, which is a third of what a message costs; here it is once for all.
+static __always_inline bool begin(struct hit *hit, struct pt_regs *ctx, const enum kind kind)
 {
-	struct hit hit;
-	hit.tgid = bpf_get_current_pid_tgid() >> 32;
-	hit.kind = kind;
-	hit.number = __sync_fetch_and_add(&hit_count, 1);
-	hit.book = book_of(hit.tgid);
-	__sync_fetch_and_add(&hit.book->hits[kind], 1);
-	return hit;
+	hit->tgid = bpf_get_current_pid_tgid() >> 32;
+	hit->kind = kind;
+	hit->flags = 0;
+	hit->book = book_of(hit->tgid);
+	hit->number = __sync_fetch_and_add(&hit->book->hits[kind], 1);
+	int id = __bpf_usdt_spec_id(ctx);
+	hit->spec = bpf_map_lookup_elem(&__bpf_usdt_specs, &id);
+	if (!hit->spec) {
+		__sync_fetch_and_add(&hit->book->dropped[kind], 1);
+		return false;
+	}
+	// The verifier wants constant offsets into the context; which registers are needed is known only now.
+	const __u64 *registers = (const __u64 *)ctx;
+#pragma unroll
+	for (int i = 0; i < REGISTERS; i++)
+		hit->registers[i] = registers[i];
+	return true;
 }
 
 static __always_inline void drop(const struct hit *hit)
@@ -258,51 +275,76 @@ static __always_inline void head(struct header *h, const struct hit *hit)
 	h->pad = 0;
 }
 
-static __always_inline void done(void *record, const struct hit *hit, __u8 flags)
+static __always_inline void done(void *record, const struct hit *hit)
 {
 	struct header *h = record;
-	if (flags) {
-		h->flags = flags;
+	if (hit->flags) {
+		h->flags = hit->flags;
 		__sync_fetch_and_add(&hit->book->unread[hit->kind & (KINDS - 1)], 1);
 	}
 	bpf_ringbuf_submit(record, 0);
 }
 
-static __always_inline __u64 arg(struct pt_regs *ctx, __u64 n)
+static __always_inline __u64 reg(const struct hit *hit, __u32 offset)
 {
-	long value = 0;
-	bpf_usdt_arg(ctx, n, &value);
-	return value;
+	offset /= 8;
+	return offset < REGISTERS ? hit->registers[offset] : 0;
 }
 
-static __always_inline __u8 text(char *to, __u32 size, __u64 from)
+// An argument, as its form in the ELF note says: a constant, a register, or memory that one or two registers point to. Not
+// inlined: there are many of them, and the object would be three times as large.
+static __noinline __u64 arg(struct hit *hit, __u32 n)
+{
+	if (n >= BPF_USDT_MAX_ARG_CNT || n >= hit->spec->arg_cnt)
+		return 0;
+	const struct __bpf_usdt_arg_spec *spec = &hit->spec->args[n];
+	__u64 value = spec->val_off;
+	if (spec->arg_type == BPF_USDT_ARG_REG) {
+		value = reg(hit, spec->reg_off);
+	} else if (spec->arg_type != BPF_USDT_ARG_CONST) {
+		value += reg(hit, spec->reg_off);
+		if (spec->arg_type == BPF_USDT_ARG_SIB)
+			value += reg(hit, spec->idx_reg_off) << spec->scale_bitshift;
+		if (bpf_probe_read_user(&value, sizeof(value), (void *)value) != 0) {
+			hit->flags |= ARGUMENT_UNREAD;
+			return 0;
+		}
+	}
+	value <<= spec->arg_bitshift;
+	return spec->arg_signed ? (__u64)((__s64)value >> spec->arg_bitshift) : value >> spec->arg_bitshift;
+}
+
+static __always_inline void text(struct hit *hit, char *to, __u32 size, __u64 from)
 {
 	long length = bpf_probe_read_user_str(to, size, (void *)from);
 	if (length < 0) {
 		to[0] = 0;
-		return TEXT_UNREAD;
+		hit->flags |= TEXT_UNREAD;
+	} else if (length == size) {
+		hit->flags |= TEXT_CUT;
 	}
-	return length == size ? TEXT_CUT : 0;
 }
 
-static __always_inline __u8 hash(__u8 *to, __u64 from)
+static __always_inline void hash(struct hit *hit, __u8 *to, __u64 from)
 {
 	if (bpf_probe_read_user(to, 32, (void *)from) == 0)
-		return 0;
+		return;
 	__builtin_memset(to, 0, 32);
-	return PAYLOAD_UNREAD;
+	hit->flags |= PAYLOAD_UNREAD;
 }
 
 static __always_inline int message(struct pt_regs *ctx, const enum kind kind)
 {
-	struct hit hit = begin(kind);
-	__u64 size = arg(ctx, 4);
+	struct hit hit;
+	if (!begin(&hit, ctx, kind))
+		return 0;
+	__u64 size = arg(&hit, 4);
 	__u64 want = size;
 	if (want > config.max_payload)
 		want = config.max_payload;
 	if (config.has_type_limits) {
 		char type[MSG_TYPE] = {};
-		bpf_probe_read_user_str(type, sizeof(type), (void *)arg(ctx, 3));
+		bpf_probe_read_user_str(type, sizeof(type), (void *)arg(&hit, 3));
 		__u32 *limit = bpf_map_lookup_elem(&type_limits, type);
 		if (limit && want > *limit)
 			want = *limit;
@@ -338,18 +380,18 @@ static __always_inline int message(struct pt_regs *ctx, const enum kind kind)
 		return 0;
 	}
 	head(&m->h, &hit);
-	m->peer = arg(ctx, 0);
+	m->peer = arg(&hit, 0);
 	m->size = size;
 	m->captured = want;
 	m->pad = 0;
-	__u8 flags = text(m->addr, sizeof(m->addr), arg(ctx, 1));
-	flags |= text(m->conn_type, sizeof(m->conn_type), arg(ctx, 2));
-	flags |= text(m->msg_type, sizeof(m->msg_type), arg(ctx, 3));
-	if (want && bpf_probe_read_user(m->payload, want, (void *)arg(ctx, 5)) != 0) {
+	text(&hit, m->addr, sizeof(m->addr), arg(&hit, 1));
+	text(&hit, m->conn_type, sizeof(m->conn_type), arg(&hit, 2));
+	text(&hit, m->msg_type, sizeof(m->msg_type), arg(&hit, 3));
+	if (want && bpf_probe_read_user(m->payload, want, (void *)arg(&hit, 5)) != 0) {
 		m->captured = 0;
-		flags |= PAYLOAD_UNREAD;
+		hit.flags |= PAYLOAD_UNREAD;
 	}
-	done(m, &hit, flags);
+	done(m, &hit);
 	return 0;
 }
 
@@ -375,15 +417,17 @@ int outbound_message(struct pt_regs *ctx)
 
 static __always_inline int connection(struct pt_regs *ctx, const enum kind kind)
 {
-	struct hit hit = begin(kind);
+	struct hit hit;
+	if (!begin(&hit, ctx, kind))
+		return 0;
 	RESERVE(connection, c);
-	c->peer = arg(ctx, 0);
-	__u8 flags = text(c->addr, sizeof(c->addr), arg(ctx, 1));
-	flags |= text(c->conn_type, sizeof(c->conn_type), arg(ctx, 2));
-	c->network = arg(ctx, 3);
-	c->extra = arg(ctx, 4);
+	c->peer = arg(&hit, 0);
+	text(&hit, c->addr, sizeof(c->addr), arg(&hit, 1));
+	text(&hit, c->conn_type, sizeof(c->conn_type), arg(&hit, 2));
+	c->network = arg(&hit, 3);
+	c->extra = arg(&hit, 4);
 	c->pad = 0;
-	done(c, &hit, flags);
+	done(c, &hit);
 	return 0;
 }
 
@@ -414,114 +458,131 @@ int evicted_inbound_connection(struct pt_regs *ctx)
 SEC("usdt")
 int misbehaving_connection(struct pt_regs *ctx)
 {
-	struct hit hit = begin(MISBEHAVING_CONNECTION);
+	struct hit hit;
+	if (!begin(&hit, ctx, MISBEHAVING_CONNECTION))
+		return 0;
 	RESERVE(misbehaving, m);
-	m->peer = arg(ctx, 0);
-	done(m, &hit, text(m->reason, sizeof(m->reason), arg(ctx, 1)));
+	m->peer = arg(&hit, 0);
+	text(&hit, m->reason, sizeof(m->reason), arg(&hit, 1));
+	done(m, &hit);
 	return 0;
 }
 
 SEC("usdt")
 int mempool_added(struct pt_regs *ctx)
 {
-	struct hit hit = begin(MEMPOOL_ADDED);
+	struct hit hit;
+	if (!begin(&hit, ctx, MEMPOOL_ADDED))
+		return 0;
 	RESERVE(mempool_added, m);
-	__u8 flags = hash(m->txid, arg(ctx, 0));
-	m->vsize = arg(ctx, 1);
-	m->fee = arg(ctx, 2);
+	hash(&hit, m->txid, arg(&hit, 0));
+	m->vsize = arg(&hit, 1);
+	m->fee = arg(&hit, 2);
 	m->pad = 0;
-	done(m, &hit, flags);
+	done(m, &hit);
 	return 0;
 }
 
 SEC("usdt")
 int mempool_removed(struct pt_regs *ctx)
 {
-	struct hit hit = begin(MEMPOOL_REMOVED);
+	struct hit hit;
+	if (!begin(&hit, ctx, MEMPOOL_REMOVED))
+		return 0;
 	RESERVE(mempool_removed, m);
-	__u8 flags = hash(m->txid, arg(ctx, 0));
-	flags |= text(m->reason, sizeof(m->reason), arg(ctx, 1));
-	m->vsize = arg(ctx, 2);
-	m->fee = arg(ctx, 3);
-	m->entry_time = arg(ctx, 4);
+	hash(&hit, m->txid, arg(&hit, 0));
+	text(&hit, m->reason, sizeof(m->reason), arg(&hit, 1));
+	m->vsize = arg(&hit, 2);
+	m->fee = arg(&hit, 3);
+	m->entry_time = arg(&hit, 4);
 	m->pad = 0;
-	done(m, &hit, flags);
+	done(m, &hit);
 	return 0;
 }
 
 SEC("usdt")
 int mempool_replaced(struct pt_regs *ctx)
 {
-	struct hit hit = begin(MEMPOOL_REPLACED);
+	struct hit hit;
+	if (!begin(&hit, ctx, MEMPOOL_REPLACED))
+		return 0;
 	RESERVE(mempool_replaced, m);
-	__u8 flags = hash(m->replaced, arg(ctx, 0));
-	m->replaced_vsize = arg(ctx, 1);
-	m->replaced_fee = arg(ctx, 2);
-	m->replaced_entry_time = arg(ctx, 3);
-	flags |= hash(m->replacement, arg(ctx, 4));
-	m->replacement_vsize = arg(ctx, 5);
-	m->replacement_fee = arg(ctx, 6);
-	m->by_transaction = arg(ctx, 7) != 0;
+	hash(&hit, m->replaced, arg(&hit, 0));
+	m->replaced_vsize = arg(&hit, 1);
+	m->replaced_fee = arg(&hit, 2);
+	m->replaced_entry_time = arg(&hit, 3);
+	hash(&hit, m->replacement, arg(&hit, 4));
+	m->replacement_vsize = arg(&hit, 5);
+	m->replacement_fee = arg(&hit, 6);
+	m->by_transaction = arg(&hit, 7) != 0;
 	__builtin_memset(m->pad, 0, sizeof(m->pad));
-	done(m, &hit, flags);
+	done(m, &hit);
 	return 0;
 }
 
 SEC("usdt")
 int mempool_rejected(struct pt_regs *ctx)
 {
-	struct hit hit = begin(MEMPOOL_REJECTED);
+	struct hit hit;
+	if (!begin(&hit, ctx, MEMPOOL_REJECTED))
+		return 0;
 	RESERVE(mempool_rejected, m);
-	__u8 flags = hash(m->txid, arg(ctx, 0));
-	flags |= text(m->reason, sizeof(m->reason), arg(ctx, 1));
-	done(m, &hit, flags);
+	hash(&hit, m->txid, arg(&hit, 0));
+	text(&hit, m->reason, sizeof(m->reason), arg(&hit, 1));
+	done(m, &hit);
 	return 0;
 }
 
 SEC("usdt")
 int block_connected(struct pt_regs *ctx)
 {
-	struct hit hit = begin(BLOCK_CONNECTED);
+	struct hit hit;
+	if (!begin(&hit, ctx, BLOCK_CONNECTED))
+		return 0;
 	RESERVE(block_connected, b);
-	__u8 flags = hash(b->hash, arg(ctx, 0));
-	b->height = arg(ctx, 1);
-	b->transactions = arg(ctx, 2);
-	b->inputs = arg(ctx, 3);
-	b->sigops = arg(ctx, 4);
-	b->duration = arg(ctx, 5);
-	done(b, &hit, flags);
+	hash(&hit, b->hash, arg(&hit, 0));
+	b->height = arg(&hit, 1);
+	b->transactions = arg(&hit, 2);
+	b->inputs = arg(&hit, 3);
+	b->sigops = arg(&hit, 4);
+	b->duration = arg(&hit, 5);
+	done(b, &hit);
 	return 0;
 }
 
 SEC("usdt")
 int utxocache_flush(struct pt_regs *ctx)
 {
-	struct hit hit = begin(UTXOCACHE_FLUSH);
+	struct hit hit;
+	if (!begin(&hit, ctx, UTXOCACHE_FLUSH))
+		return 0;
 	RESERVE(utxocache_flush, u);
-	u->duration_us = arg(ctx, 0);
-	u->mode = arg(ctx, 1);
-	u->coins = arg(ctx, 2);
-	u->bytes = arg(ctx, 3);
-	u->for_prune = arg(ctx, 4) != 0;
+	u->duration_us = arg(&hit, 0);
+	u->mode = arg(&hit, 1);
+	u->coins = arg(&hit, 2);
+	u->bytes = arg(&hit, 3);
+	u->for_prune = arg(&hit, 4) != 0;
 	__builtin_memset(u->pad, 0, sizeof(u->pad));
-	done(u, &hit, 0);
+	done(u, &hit);
 	return 0;
 }
 
 // Both addrman tracepoints have the same arguments, but for the first of attempt_add.
 static __always_inline int addrman(struct pt_regs *ctx, const enum kind kind, const __u64 first)
 {
-	struct hit hit = begin(kind);
+	struct hit hit;
+	if (!begin(&hit, ctx, kind))
+		return 0;
 	RESERVE(addrman, a);
-	a->inserted = first ? arg(ctx, 0) != 0 : 0;
-	a->bucket = arg(ctx, first);
-	a->position = arg(ctx, first + 1);
-	__u8 flags = text(a->addr, sizeof(a->addr), arg(ctx, first + 2));
-	a->addr_as = arg(ctx, first + 3);
-	flags |= text(a->source, sizeof(a->source), arg(ctx, first + 4));
-	a->source_as = arg(ctx, first + 5);
+	a->inserted = first ? arg(&hit, 0) != 0 : 0;
+	a->bucket = arg(&hit, first);
+	a->position = arg(&hit, first + 1);
+	text(&hit, a->addr, sizeof(a->addr), arg(&hit, first + 2));
+	a->addr_as = arg(&hit, first + 3);
+	text(&hit, a->source, sizeof(a->source), arg(&hit, first + 4));
+	a->source_as = arg(&hit, first + 5);
 	__builtin_memset(a->pad, 0, sizeof(a->pad));
-	done(a, &hit, flags);
+	done(a, &hit);
 	return 0;
 }
 
