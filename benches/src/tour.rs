@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use peer_observer_bus::Delivery;
 use peer_observer_events::proto::observer::{Origin, Source};
 use peer_observer_events::{Event, PeerObserverEvent, Sequencer, Subject};
@@ -86,15 +86,24 @@ impl Numbering {
     }
 }
 
-/// The mix, so many times over, as it travels: subject and encoded event.
+/// Bytes that a NATS client reads at once, and that its messages share.
+const READ: usize = 64 << 10;
+
+/// The mix, so many times over, as it arrives from a server: subject and encoded event, many of them in one buffer.
 pub(crate) fn encoded(session: u64, times: usize) -> Result<Vec<(Subject, Bytes)>> {
     let contents = contents()?;
     let mut numbering = Numbering::new(session);
     let mut encoded = Vec::with_capacity(contents.len() * times);
+    let mut buffer = BytesMut::with_capacity(READ);
     for _ in 0..times {
         for (time_ns, content) in &contents {
             let delivery = numbering.delivery(*time_ns, content.clone())?;
-            encoded.push((delivery.subject, delivery.event.encode_to_vec().into()));
+            let length = delivery.event.encoded_len();
+            if buffer.capacity() < length {
+                buffer = BytesMut::with_capacity(READ.max(length));
+            }
+            delivery.event.encode(&mut buffer).context("encoding an event")?;
+            encoded.push((delivery.subject, buffer.split().freeze()));
         }
     }
     Ok(encoded)
