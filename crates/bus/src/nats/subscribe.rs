@@ -21,6 +21,10 @@ use crate::subscriber::{Delivery, Item, Mailbox};
 /// Streams to find holes in: nodes x extractors x subjects, and the sessions before a restart.
 const STREAMS: usize = 16_384;
 
+/// Messages that the client keeps until they are taken. It drops what is beyond without a word, and takes from the socket as fast
+/// as the server sends: its own default of 65,536 was full after a fifth of a second of a burst. Nothing is reserved.
+const UNREAD: usize = 1 << 20;
+
 /// A subject as it stands on the server.
 pub(super) fn with_prefix(prefix: Option<&str>, subject: &str) -> async_nats::Subject {
     match prefix {
@@ -66,6 +70,7 @@ impl Reader {
     /// Runs until the connection is closed for good.
     pub(super) async fn run(mut self, options: ConnectOptions, address: String) {
         let component = self.mailbox.component;
+        let options = options.subscription_capacity(UNREAD);
         let client = match options.connect(super::publish::addresses(&address)).await {
             Ok(client) => client,
             Err(error) => {
