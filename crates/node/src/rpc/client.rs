@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -21,6 +21,9 @@ use super::{Answer, Error, Login, answer};
 
 /// Bytes of a head of an answer that are read at most; hyper wants 8 KiB or more.
 const MAX_HEAD: usize = 64 * 1024;
+
+/// A login that was refused is not tried again for so long: the node delays all calls a little for each, and logs it.
+const AFTER_REFUSAL: Duration = Duration::from_secs(60);
 
 /// What a client may take.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +45,7 @@ pub struct Client {
     slots: Semaphore,
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
     header: Mutex<Option<HeaderValue>>,
+    refused: Mutex<Option<(HeaderValue, Instant)>>,
     calls: AtomicU64,
 }
 
@@ -62,6 +66,7 @@ impl Client {
             slots: Semaphore::new(limits.connections),
             idle: Mutex::default(),
             header: Mutex::default(),
+            refused: Mutex::default(),
             calls: AtomicU64::new(0),
         })
     }
@@ -76,20 +81,37 @@ impl Client {
         let id = self.calls.fetch_add(1, Ordering::Relaxed);
         let body = Bytes::from(answer::call(id, method, params));
         let header = match self.known_header() {
-            Some(header) => header,
-            None => self.read_header()?,
+            Some(header) if !self.is_refused(&header) => header,
+            _ => self.read_header()?,
         };
+        if self.is_refused(&header) {
+            return Err(Error::Unauthorized { host: self.host.clone() });
+        }
         let (status, read) = self.exchange(method, &header, body.clone()).await?;
         if status != 401 {
             return answer::read(&self.host, method, id, status, &read);
         }
+        self.remember_refused(&header);
         // A node that was started again has a new cookie.
         let renewed = self.read_header()?;
         if renewed == header {
             return answer::read(&self.host, method, id, status, &read);
         }
         let (status, read) = self.exchange(method, &renewed, body).await?;
+        if status == 401 {
+            self.remember_refused(&renewed);
+        }
         answer::read(&self.host, method, id, status, &read)
+    }
+
+    fn is_refused(&self, header: &HeaderValue) -> bool {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.as_ref().is_some_and(|(refused, at)| refused == header && at.elapsed() < AFTER_REFUSAL)
+    }
+
+    fn remember_refused(&self, header: &HeaderValue) {
+        let refused = (header.clone(), Instant::now());
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(refused);
     }
 
     fn known_header(&self) -> Option<HeaderValue> {
@@ -302,8 +324,10 @@ mod tests {
         assert!(matches!(uptime(&client).await, Err(Error::Connect { .. })));
         let second = FakeRpc::start_at(addr, "u:new").unwrap();
         second.behave("uptime", Behaviour::Answer("1".into()));
-        assert!(matches!(uptime(&client).await, Err(Error::Unauthorized { .. })));
-        assert_eq!(second.refused_logins(), 1, "a login that is the same is not tried twice");
+        for _ in 0..5 {
+            assert!(matches!(uptime(&client).await, Err(Error::Unauthorized { .. })));
+        }
+        assert_eq!(second.refused_logins(), 1, "a login that was refused is not tried again");
         std::fs::write(&cookie, "u:new").unwrap();
         assert_eq!(uptime(&client).await.unwrap(), "1");
     }

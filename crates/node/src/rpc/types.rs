@@ -13,7 +13,7 @@ use super::Answer;
 
 /// Different names of unknown fields that are kept of one answer.
 const MAX_NAMES: usize = 32;
-/// Bytes of such a name that are kept.
+/// Characters of such a name that are kept.
 const MAX_NAME: usize = 64;
 
 /// A value, and what else stood in the answer.
@@ -69,7 +69,7 @@ pub fn read_json<T: Answered>(json: &str) -> Result<Read<T>, FormError> {
         if T::LEFT_OUT.contains(&name) {
             return;
         }
-        let name: String = name.chars().take(MAX_NAME / 4).collect();
+        let name: String = name.chars().take(MAX_NAME).collect();
         if unknown.len() < MAX_NAMES || unknown.contains_key(&name) {
             *unknown.entry(name).or_insert(0) += 1;
         }
@@ -471,6 +471,6 @@ mod tests {
         let fields: Vec<String> = (0..1000).map(|i| format!("\"{}{i}\":0", "x".repeat(i))).collect();
         let read = read_json::<MempoolInfo>(&format!("{{{}}}", fields.join(","))).unwrap();
         assert!(read.unknown.len() <= MAX_NAMES);
-        assert!(read.unknown.keys().all(|name| name.len() <= MAX_NAME));
+        assert!(read.unknown.keys().all(|name| name.chars().count() <= MAX_NAME));
     }
 }
