@@ -50,13 +50,16 @@ pub(crate) fn check(root: &Path) -> Result<()> {
 
 fn compile(root: &Path, define: &str, object: &Path) -> Result<()> {
     let source = root.join(SOURCE);
+    let headers = libbpf_headers(root)?;
     run(Command::new(COMPILER)
-        // Paths in the object must not depend on where the repository lies.
         .current_dir(source.parent().context("folder of the source")?)
-        .args(["-g", "-O2", "-Wall", "-Werror", "-target", "bpf", "-mcpu=v3", "-fdebug-prefix-map=.=."])
+        // Paths are written into the object: they must not depend on where the repository or cargo's files lie.
+        .args(["-fdebug-compilation-dir=."])
+        .arg(format!("-ffile-prefix-map={}=libbpf", headers.display()))
+        .args(["-g", "-O2", "-Wall", "-Werror", "-target", "bpf", "-mcpu=v3"])
         .arg(format!("-D__TARGET_ARCH_{define}"))
         .arg("-I")
-        .arg(libbpf_headers(root)?)
+        .arg(&headers)
         .args(["-idirafter", "/usr/include/x86_64-linux-gnu", "-c", "probes.bpf.c", "-o"])
         .arg(object))?;
     run(Command::new(STRIP).arg("-g").arg(object))?;
