@@ -286,7 +286,8 @@ mod tests {
     }
 
     async fn connected(garbage: &[u8], decoys: &[&[u8]]) -> (Dialer, Decoder, Encoder) {
-        let (ours, theirs) = tokio::io::duplex(64);
+        // As much as a socket takes: both sides write before they read.
+        let (ours, theirs) = tokio::io::duplex(1 << 15);
         let (reader, mut writer) = tokio::io::split(ours);
         let (mut their_reader, mut their_writer): (ReadHalf<_>, WriteHalf<_>) = tokio::io::split(theirs);
         let mut reader = BufReader::new(reader);
