@@ -7,6 +7,7 @@
 //! | [`ebpf`] | tracepoints of running nodes, through eBPF |
 //! | [`capture`] | files that were recorded |
 //! | [`rpc`] | answers of a node's RPC interface |
+//! | [`p2p`] | what nodes say to us as a peer |
 //! | [`log`] | debug.log, line by line |
 //! | [`convert`] | makes events of hits, for all that have hits |
 
@@ -15,4 +16,5 @@ pub mod convert;
 #[allow(unsafe_code, reason = "talks to the kernel")]
 pub mod ebpf;
 pub mod log;
+pub mod p2p;
 pub mod rpc;

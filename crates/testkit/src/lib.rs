@@ -6,6 +6,7 @@
 //! | [`bitcoind`] | a real node on regtest, where one is installed |
 //! | [`fake_rpc`] | an RPC server that plays recorded answers, and misbehaves when told to |
 //! | [`peer`] | a scripted P2P peer that dials a node |
+//! | [`p2p_peer`] | a scripted node that dials the P2P extractor, over v1 or v2 |
 //! | [`log_writer`] | writes debug.log: recorded ones, with rotation |
 //! | [`nats`] | a NATS server that can be stopped, killed and frozen |
 //! | [`process`] | any program, its output line by line |
@@ -19,6 +20,7 @@ pub mod fake_rpc;
 pub mod log_writer;
 pub mod nats;
 pub mod need;
+pub mod p2p_peer;
 pub mod peer;
 pub mod process;
 pub mod standin;

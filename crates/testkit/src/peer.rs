@@ -228,7 +228,7 @@ fn checksum(payload: &[u8]) -> [u8; 4] {
 }
 
 /// Payload of a `version` message, as in the Bitcoin developer reference.
-fn version_payload() -> Vec<u8> {
+pub(crate) fn version_payload() -> Vec<u8> {
     let no_addr = [0; 8 + 16 + 2];
     // A node that finds its own nonce thinks it dialed itself: any other will do.
     let nonce = u64::from(std::process::id()) << 32 | 0x7e57;

@@ -26,7 +26,7 @@ pub const MAX_PAYLOAD: usize = 4_000_000;
 const MSG_TYPE: usize = 12;
 
 /// Bytes that tell the transports apart: the magic and the type of a v1 `version` message (BIP 324).
-const V1_PREFIX: usize = 4 + MSG_TYPE;
+pub const V1_PREFIX: usize = 4 + MSG_TYPE;
 
 /// Why a peer's bytes are not what they should be. Whoever gets one of these closes the connection.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,269 @@
+//! What nodes say to us as a peer of theirs: how long they take to answer, what they relay, when a block becomes visible.
+//!
+//! Nodes dial us (`-addnode`); this extractor dials nobody. Whoever reaches the port may try, so connections are few, each has a
+//! bounded memory, and one that breaks the rules is closed without touching the others.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | config.rs | flags and keys of the configuration file, names of nodes, who may connect |
+//! | connection.rs | one connection: transport, times, reading and writing |
+//! | session.rs | what messages mean: events, and answers |
+
+mod config;
+mod connection;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use peer_observer_bus::loss::LossBook;
+use peer_observer_bus::{Finding, Publisher, now_ns};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use connection::Closed;
+
+pub use config::{Allowed, Config, Listen, Network, ParseError};
+
+/// Losses are told this often.
+const TELL: Duration = Duration::from_secs(1);
+/// Refused connections are logged no more often, so that knocking does not fill the log.
+const LOG_REFUSED: Duration = Duration::from_secs(10);
+/// Wait after a failure to accept: there are no file descriptors left, most likely.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+
+/// Why the P2P extractor cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing to listen on.
+    #[error("name an address to listen on: --p2p-address ADDRESS:PORT")]
+    NoAddress,
+    /// A name cannot be one.
+    #[error("names of nodes in --p2p-node, --p2p-address and --p2p-allow must be 1 to 255 bytes long")]
+    Name,
+    /// Nobody may connect.
+    #[error("--p2p-max-connections must be at least 1")]
+    NoConnections,
+    /// A time that makes no sense.
+    #[error("--ping-interval, --p2p-handshake-timeout and --p2p-idle-timeout must be 1 to 86,400 seconds")]
+    Time,
+    /// The address cannot be listened on.
+    #[error("cannot listen for nodes on {addr}: {source}; if another program has that port, choose one with --p2p-address")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A part of the extractor ended without being asked to.
+    #[error("listening for nodes failed, please report this: {0}")]
+    Crashed(tokio::task::JoinError),
+}
+
+/// Whether nodes could dial us, for `doctor`.
+pub fn check(config: &Config) -> Vec<Finding> {
+    if let Err(error) = config.validate() {
+        return vec![Finding::bad(error.to_string(), "correct the settings of the P2P extractor")];
+    }
+    let listen = |listen: &Listen| match std::net::TcpListener::bind(listen.addr) {
+        Ok(_) => Finding::good(format!(
+            "nodes can dial {addr}; a node does with addnode={addr} in its bitcoin.conf",
+            addr = listen.addr
+        )),
+        Err(error) => Finding::bad(
+            format!("nodes cannot dial {}: {error}", listen.addr),
+            "stop what uses that port, or choose another with --p2p-address",
+        ),
+    };
+    config.p2p_address.iter().map(listen).collect()
+}
+
+/// Listens to the nodes that dial us, until `stop`.
+///
+/// # Errors
+/// When the settings cannot work, or an address cannot be listened on. Whatever connections do ends only themselves.
+pub async fn run(config: Config, publisher: Publisher, stop: CancellationToken) -> Result<(), Error> {
+    config.validate()?;
+    let mut listeners = Vec::new();
+    for listen in &config.p2p_address {
+        let error = |source| Error::Listen { addr: listen.addr, source };
+        let listener = TcpListener::bind(listen.addr).await.map_err(error)?;
+        let addr = listener.local_addr().map_err(error)?;
+        tracing::info!(%addr, network = %config.p2p_network.0, "nodes can dial us with -addnode");
+        listeners.push((listener, Listen { addr, ..listen.clone() }));
+    }
+    serve(listeners, config, publisher, stop).await
+}
+
+/// What all connections have in common.
+struct Shared {
+    config: Config,
+    stop: CancellationToken,
+    places: Arc<Semaphore>,
+    sink: Mutex<Sink>,
+    /// Connections of each node, by its name.
+    nodes: Mutex<BTreeMap<Arc<str>, usize>>,
+}
+
+/// Where events go.
+struct Sink {
+    publisher: Publisher,
+    book: LossBook,
+}
+
+impl Shared {
+    fn sink(&self) -> MutexGuard<'_, Sink> {
+        self.sink.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, usize>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers that this node is connected, until what is returned is dropped.
+    fn serving(&self, node: &Arc<str>) -> Serving<'_> {
+        let mut nodes = self.nodes();
+        let connections = nodes.entry(node.clone()).or_default();
+        *connections += 1;
+        if *connections > 1 {
+            tracing::warn!(
+                %node,
+                connections,
+                "connected more than once; if these are different nodes, name them: --p2p-address NAME=ADDRESS:PORT, a port for each"
+            );
+        }
+        Serving { shared: self, node: node.clone() }
+    }
+
+    fn tell_losses(&self) {
+        let mut sink = self.sink();
+        for (node, event) in sink.book.take() {
+            sink.publisher.publish(&node, now_ns(), event);
+        }
+    }
+}
+
+/// A node that is connected.
+struct Serving<'a> {
+    shared: &'a Shared,
+    node: Arc<str>,
+}
+
+impl Drop for Serving<'_> {
+    fn drop(&mut self) {
+        let mut nodes = self.shared.nodes();
+        if let Some(connections) = nodes.get_mut(&self.node) {
+            *connections -= 1;
+            if *connections == 0 {
+                nodes.remove(&self.node);
+            }
+        }
+    }
+}
+
+async fn serve(
+    listeners: Vec<(TcpListener, Listen)>,
+    config: Config,
+    publisher: Publisher,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let book = LossBook::new(publisher.component());
+    let shared = Arc::new(Shared {
+        places: Arc::new(Semaphore::new(config.p2p_max_connections.min(Semaphore::MAX_PERMITS))),
+        config,
+        stop,
+        sink: Mutex::new(Sink { publisher, book }),
+        nodes: Mutex::default(),
+    });
+    let mut tasks = JoinSet::new();
+    for (listener, listen) in listeners {
+        tasks.spawn(accept(listener, listen, shared.clone()));
+    }
+    let mut tell = tokio::time::interval(TELL);
+    loop {
+        tokio::select! {
+            ended = tasks.join_next() => match ended {
+                Some(Ok(())) => {}
+                Some(Err(crash)) => return Err(Error::Crashed(crash)),
+                None => break,
+            },
+            _ = tell.tick() => shared.tell_losses(),
+        }
+    }
+    shared.tell_losses();
+    Ok(())
+}
+
+/// Takes connections to one address until it is time to stop, then waits for those that are left.
+async fn accept(listener: TcpListener, listen: Listen, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    let mut refused = Refused::default();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => take(stream, peer, &listen, &shared, &mut connections, &mut refused),
+                Err(error) => {
+                    tracing::warn!(addr = %listen.addr, %error, "cannot accept connections, trying again");
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                }
+            },
+            Some(ended) = connections.join_next() => if let Err(error) = ended {
+                tracing::error!(%error, "a connection crashed, please report this");
+            },
+            () = shared.stop.cancelled() => break,
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+/// Gives a connection a task of its own, or closes it.
+fn take(
+    stream: TcpStream,
+    peer: SocketAddr,
+    listen: &Listen,
+    shared: &Arc<Shared>,
+    connections: &mut JoinSet<()>,
+    refused: &mut Refused,
+) {
+    let Some(name) = shared.config.name_of(listen, peer.ip()) else {
+        refused.log(peer, "its address is not in --p2p-allow");
+        return;
+    };
+    let Ok(place) = shared.places.clone().try_acquire_owned() else {
+        refused.log(peer, "there are --p2p-max-connections already");
+        return;
+    };
+    let (node, shared): (Arc<str>, _) = (name.into(), shared.clone());
+    connections.spawn(async move {
+        let closed = connection::serve(stream, peer, &node, &shared).await;
+        match closed {
+            Closed::Stopped => {}
+            closed => tracing::warn!(%peer, %node, reason = %closed, "closed a connection"),
+        }
+        drop(place);
+    });
+}
+
+/// Connections that were closed at once.
+#[derive(Default)]
+struct Refused {
+    logged: Option<Instant>,
+    unlogged: u64,
+}
+
+impl Refused {
+    fn log(&mut self, peer: SocketAddr, reason: &str) {
+        if self.logged.is_some_and(|at| at.elapsed() < LOG_REFUSED) {
+            self.unlogged += 1;
+            return;
+        }
+        tracing::warn!(%peer, reason, not_logged_before = self.unlogged, "refused a connection");
+        *self = Refused { logged: Some(Instant::now()), unlogged: 0 };
+    }
+}
