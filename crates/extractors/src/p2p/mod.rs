@@ -54,7 +54,9 @@ pub enum Error {
     #[error("--ping-interval, --p2p-handshake-timeout and --p2p-idle-timeout must be 1 to 86,400 seconds")]
     Time,
     /// The address cannot be listened on.
-    #[error("cannot listen for nodes on {addr}: {source}; if another program has that port, choose one with --p2p-address")]
+    #[error(
+        "cannot listen for nodes on {addr}: {source}; if another program has that port, choose one with --p2p-address"
+    )]
     Listen {
         /// The address.
         addr: SocketAddr,
