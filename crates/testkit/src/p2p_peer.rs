@@ -301,8 +301,8 @@ mod tests {
             let peers = node.rpc("getpeerinfo", serde_json::json!([])).unwrap();
             let peers = peers.as_array().unwrap();
             assert_eq!(peers.last().unwrap()["transport_protocol_type"], name);
-            peer.send_bytes(&[0; 64]).unwrap();
-            assert!(peer.wait_closed(LONG));
+            peer.send("hello", b"?").unwrap();
+            peer.ping(8, LONG).unwrap();
         }
     }
 }
