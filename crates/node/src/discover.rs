@@ -174,6 +174,11 @@ fn look_at(pid: u32, exe: PathBuf) -> Option<NodeProcess> {
     let file = FileId::of(Path::new(&format!("/proc/{pid}/exe")))?;
     let started = start_time(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
     let cmdline = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    // A process that is just being started has its program before it has its command line: without this, it would be taken for
+    // a node on the main chain with the default data directory.
+    if cmdline.is_empty() {
+        return None;
+    }
     let uid = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
     let cwd = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_else(|_| PathBuf::from("/"));
     let home = environment(pid, b"HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
@@ -314,6 +319,25 @@ mod tests {
         let by_file = running(&Wanted { files: vec![by_pid[0].file], ..Wanted::default() });
         assert!(by_file.iter().any(|n| n.pid == me));
         assert!(by_pid[0].host_path(Path::new("/proc")).exists());
+    }
+
+    #[test]
+    fn a_process_that_is_being_started_is_no_node_yet() {
+        for _ in 0..100 {
+            let mut child = std::process::Command::new("sh")
+                .args(["-c", "read line", "sh", "-regtest", "-datadir=/nowhere"])
+                .stdin(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let node = loop {
+                if let Some(node) = process(child.id()) {
+                    break node;
+                }
+            };
+            drop(child.stdin.take());
+            child.wait().unwrap();
+            assert_eq!((node.datadir.to_str(), node.network), (Some("/nowhere"), Network::Regtest));
+        }
     }
 
     #[test]
