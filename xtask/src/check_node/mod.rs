@@ -81,6 +81,7 @@ fn missing() -> Result<(), need::Missing> {
 
 fn check() -> Result<Report> {
     missing().map_err(|missing| anyhow!("cannot check: {missing}"))?;
+    let peer_observer = watch::build()?;
     // Both are set up and stopped, so that the extractor can be there before they start.
     let args = [&NODE_ARGS[..], &[MAX_CONNECTIONS]].concat();
     let mut alice = RealNode::start(&args)?;
@@ -90,7 +91,7 @@ fn check() -> Result<Report> {
     let mut report = Report::new(alice.version()?);
     let programs = [alice.program(), bob.program()];
     let names = [(alice.datadir(), "alice"), (bob.datadir(), "bob")];
-    let mut watch = Watch::start(&programs, &names)?;
+    let mut watch = Watch::start(&peer_observer, &programs, &names)?;
     alice.restart()?;
     bob.restart()?;
     let watching = [("alice", &alice), ("bob", &bob)].map(|(name, node)| {

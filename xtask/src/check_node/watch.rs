@@ -39,14 +39,18 @@ pub(super) struct Ended {
 impl Watch {
     /// Starts `peer-observer extract ebpf` on these programs, which need not run yet. `names` are data directories and the
     /// names their nodes shall have.
-    pub(super) fn start(programs: &[PathBuf], names: &[(PathBuf, &str)]) -> Result<Self> {
+    pub(super) fn start(
+        peer_observer: &Path,
+        programs: &[PathBuf],
+        names: &[(PathBuf, &str)],
+    ) -> Result<Self> {
         let nats = NatsServer::start()?;
         let address = format!("127.0.0.1:{}", nats.port());
         let events = Arc::new(Mutex::new(Vec::new()));
         let stop = CancellationToken::new();
         let subscriber = subscribe(address.clone(), events.clone(), stop.clone());
 
-        let mut command = Command::new(build()?);
+        let mut command = Command::new(peer_observer);
         command.env("NO_COLOR", "1").args(["extract", "ebpf", "--nats-address", &address]);
         for program in programs {
             command.arg("--bitcoind-path").arg(program);
@@ -137,8 +141,8 @@ fn subscribe(
     })
 }
 
-/// Builds the program the way this one was built, and tells where it is.
-fn build() -> Result<PathBuf> {
+/// Builds `peer-observer` the way this program was built, and tells where it is.
+pub(super) fn build() -> Result<PathBuf> {
     let this = std::env::current_exe().context("finding this program")?;
     let mut folder = this.parent().context("finding the folder of this program")?;
     if folder.ends_with("deps") {
