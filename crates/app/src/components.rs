@@ -169,6 +169,8 @@ components! {
         ebpf: Ebpf,
         /// Ask a node's RPC interface at intervals: peers, mempool, address manager, chain
         rpc: Rpc,
+        /// Read a node's debug.log: every line, and what it means
+        log: Log,
         /// Play what was recorded: -capturemessages files, recordings of tracepoint hits
         capture: Capture,
     }
@@ -198,6 +200,9 @@ mod contract {
             "metrics.metrics_address=127.0.0.1:0".to_owned(),
             format!("capture.recording=[\"{recording}\"]"),
             "capture.speed=1.0".to_owned(),
+            "log.log_file=/nonexistent/debug.log".to_owned(),
+            // Not even root can write there.
+            "log.log_state=/proc/nonexistent/log.json".to_owned(),
             "rpc.rpc_host=127.0.0.1:1".to_owned(),
             "rpc.rpc_cookie_file=/nonexistent/.cookie".to_owned(),
             "rpc.prometheus_address=127.0.0.1:0".to_owned(),

@@ -117,15 +117,14 @@ impl Follower {
 
     /// The place behind what was read but for the last `pending` bytes. Nothing as long as nothing was found to read.
     pub fn position(&self, pending: u64) -> Option<Position> {
-        let Some(open) = &self.open else {
-            return match &self.next {
-                Next::At { position, .. } => Some(position.clone()),
-                Next::First(_) | Next::Whole => None,
-            };
+        let (offset, head, tail) = match (&self.open, &self.next) {
+            (Some(open), _) => (open.offset, &open.head, &open.tail),
+            (None, Next::At { position, .. }) => (position.offset, &position.head, &position.tail),
+            (None, Next::First(_) | Next::Whole) => return None,
         };
-        let kept = open.tail.len() as u64;
-        let tail = open.tail[..kept.saturating_sub(pending) as usize].to_vec();
-        Some(Position { offset: open.offset.saturating_sub(pending), head: open.head.clone(), tail })
+        let kept = (tail.len() as u64).saturating_sub(pending) as usize;
+        let tail = tail[..kept].to_vec();
+        Some(Position { offset: offset.saturating_sub(pending), head: head.clone(), tail })
     }
 
     /// Reads what is new into `buffer`, or finds out where to go on. Does not wait.
@@ -146,17 +145,17 @@ impl Follower {
                 return Ok(Step::Read(read));
             }
             if open.complete {
-                let mut gap = false;
                 if self.rotated.is_empty() {
-                    // The file may have been rotated more than once since it was looked at.
+                    // The file may have been rotated more than once since it was looked at. One that is compressed now is no
+                    // gap: there was no time to write, rotate and compress another.
                     let rotated = rotated(&self.path);
                     if let Some(at) = rotated.iter().position(|(_, path)| FileId::of(path) == Some(open.id)) {
-                        (self.rotated, gap) = newer(&rotated[at + 1..], &open.head);
+                        (self.rotated, _) = newer(&rotated, at, &open.head);
                     }
                 }
                 self.open = None;
                 self.next = Next::Whole;
-                return Ok(Step::Break(if gap { Break::Gap } else { Break::Rotated }));
+                return Ok(Step::Break(Break::Rotated));
             }
             let is_over = !self.rotated.is_empty()
                 || fs::metadata(&self.path).is_ok_and(|next| file_id(&next) != open.id && next.len() > 0);
@@ -281,7 +280,7 @@ fn locate(path: &Path, position: &Position) -> io::Result<Option<Found>> {
         if !holds(&file, &meta, position).unwrap_or(false) {
             continue;
         }
-        let (newer, gap) = newer(&rotated[at + 1..], &position.head);
+        let (newer, gap) = newer(&rotated, at, &position.head);
         return Ok(Some(Found { open: Open::at(file, &meta, position.offset)?, newer, gap }));
     }
     let Some((file, meta)) = current else { return Ok(None) };
@@ -343,14 +342,19 @@ fn rotated(path: &Path) -> Vec<(SystemTime, PathBuf)> {
     found
 }
 
-/// Those of the rotated files that go on with a log that begins with `known`, and whether there are some that cannot be read.
-fn newer(rotated: &[(SystemTime, PathBuf)], known: &[u8]) -> (Vec<PathBuf>, bool) {
+/// The rotated files that go on with the one at index `at`, which begins with `head`, and whether there are some that cannot be
+/// read.
+fn newer(rotated: &[(SystemTime, PathBuf)], at: usize, head: &[u8]) -> (Vec<PathBuf>, bool) {
     let mut newer = Vec::new();
     let mut gap = false;
-    for (_, path) in rotated {
-        match looks_like(path, known) {
+    let name = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
+    let read = name(&rotated[at].1);
+    for (_, path) in &rotated[at + 1..] {
+        match looks_like(path, head) {
             Looks::Log => newer.push(path.clone()),
             Looks::Copy => {}
+            // The same, about to be replaced by its compressed form: debug.log.1.gz
+            Looks::Unreadable if name(path).starts_with(&read) => {}
             Looks::Unreadable => gap = true,
         }
     }

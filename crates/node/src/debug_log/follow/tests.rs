@@ -273,6 +273,26 @@ fn truncation_without_a_copy_is_told_and_what_follows_is_read() {
 }
 
 #[test]
+fn a_restart_while_the_place_is_looked_for_keeps_the_line_that_had_begun() {
+    let mut log = Log::new();
+    let mut reader = Reader::new(&log, None);
+    log.write(50);
+    log.raw(b"2026-01-01T00:00:00Z li");
+    reader.poll();
+    let all = fs::read(log.path()).unwrap();
+    log.truncate();
+    reader.poll();
+    // Goes on as the node shrinks it; meanwhile we are restarted.
+    let mut reader = reader.restarted(&log);
+    log.raw(&all[500..]);
+    log.raw(b"ne 50\n");
+    log.written += 1;
+    reader.poll();
+    reader.assert_all(&log);
+    assert!(reader.breaks.is_empty() && reader.others.is_empty());
+}
+
+#[test]
 fn a_log_that_the_node_shrinks_at_its_start_is_not_read_again() {
     let mut log = Log::new();
     let mut reader = Reader::new(&log, None);
@@ -377,6 +397,25 @@ fn what_happened_to_the_file_while_we_were_away_is_caught_up_with() {
             |log| {
                 fs::write(log.rotated("debug.log.1.gz"), [0x1f, 0x8b, 8]).unwrap();
                 fs::remove_file(log.path()).unwrap();
+                log.reopen();
+            },
+            true,
+        ),
+        (
+            "renamed, and being compressed",
+            |log| {
+                log.write(5);
+                log.rename("debug.log.1");
+                fs::write(log.rotated("debug.log.1.gz"), [0x1f, 0x8b, 8]).unwrap();
+                log.reopen();
+            },
+            false,
+        ),
+        (
+            "renamed twice, and the newer one compressed",
+            |log| {
+                log.rename("debug.log.2");
+                fs::write(log.rotated("debug.log.1.gz"), [0x1f, 0x8b, 8]).unwrap();
                 log.reopen();
             },
             true,
