@@ -289,16 +289,27 @@ pub struct Book {
 }
 
 impl Book {
-    const SIZE: usize = 3 * KINDS * 8;
+    /// The process it is of (0: nobody), then 4 bytes of nothing, then the numbers: `struct book` in probes.bpf.c.
+    const SIZE: usize = 8 + 3 * KINDS * 8;
 
-    fn parse(bytes: &[u8]) -> Option<Self> {
+    fn parse(bytes: &[u8]) -> Option<(u32, Self)> {
+        let (owner, numbers) = bytes.get(..Self::SIZE)?.split_at(8);
+        let owner = u32::from_ne_bytes(*owner.first_chunk()?);
         let mut book = Book::default();
-        let numbers = bytes.get(..Self::SIZE)?.chunks_exact(8);
-        let places = book.hits.iter_mut().chain(&mut book.dropped).chain(&mut book.unread);
-        for (place, number) in places.zip(numbers) {
+        for (place, number) in book.places().zip(numbers.chunks_exact(8)) {
             *place = u64::from_ne_bytes(number.try_into().ok()?);
         }
-        Some(book)
+        Some((owner, book))
+    }
+
+    fn add(&mut self, mut other: Book) {
+        for (sum, number) in self.places().zip(other.places()) {
+            *sum += *number;
+        }
+    }
+
+    fn places(&mut self) -> impl Iterator<Item = &mut u64> {
+        self.hits.iter_mut().chain(&mut self.dropped).chain(&mut self.unread)
     }
 }
 
@@ -311,18 +322,14 @@ pub struct KernelBooks {
 impl KernelBooks {
     /// The books of all processes. Process id 0 stands for those that found no place of their own.
     pub fn read(&self) -> BTreeMap<u32, Book> {
-        let mut all = BTreeMap::new();
-        for key in self.books.keys() {
-            let Ok(pid) = <[u8; 4]>::try_from(key.as_slice()) else { continue };
-            if let Ok(Some(value)) = self.books.lookup(&key, MapFlags::ANY)
-                && let Some(book) = Book::parse(&value)
-            {
-                all.insert(u32::from_ne_bytes(pid), book);
-            }
+        let mut all: BTreeMap<u32, Book> = BTreeMap::new();
+        for (_, pid, book) in self.places() {
+            // A process has two when a place before its first one was freed meanwhile.
+            all.entry(pid).or_default().add(book);
         }
         // .bss holds `overflow` and nothing else.
         if let Ok(Some(bss)) = self.bss.lookup(&0u32.to_ne_bytes(), MapFlags::ANY)
-            && let Some(overflow) = Book::parse(&bss)
+            && let Some((_, overflow)) = Book::parse(&bss)
             && overflow != Book::default()
         {
             all.insert(0, overflow);
@@ -330,9 +337,20 @@ impl KernelBooks {
         all
     }
 
+    /// The places that are taken: which, by whom, what is there.
+    fn places(&self) -> impl Iterator<Item = (u32, u32, Book)> {
+        (0..self.books.max_entries()).filter_map(|place| {
+            let value = self.books.lookup(&place.to_ne_bytes(), MapFlags::ANY).ok()??;
+            let (owner, book) = Book::parse(&value)?;
+            (owner != 0).then_some((place, owner, book))
+        })
+    }
+
     /// Forgets a process that is gone.
     pub fn forget(&self, pid: u32) {
-        let _ = self.books.delete(&pid.to_ne_bytes());
+        for (place, ..) in self.places().filter(|(_, owner, _)| *owner == pid) {
+            let _ = self.books.update(&place.to_ne_bytes(), &[0; Book::SIZE], MapFlags::ANY);
+        }
     }
 }
 
