@@ -25,7 +25,10 @@ pub fn path() -> &'static PathBuf {
         let target = test.ancestors().nth(3).expect("the target directory");
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let built = Command::new(cargo)
-            .args(["build", "--quiet", "--package", "peer-observer", "--target-dir"])
+            .args(["build", "--quiet", "--package", "peer-observer"])
+            // Where Cargo builds tests with all features, it does not have to build everything again.
+            .args(cfg!(feature = "ipc").then_some("--all-features"))
+            .arg("--target-dir")
             .arg(target)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status();

@@ -201,6 +201,7 @@ mod tests {
         for line in [
             "extract ebpf -a 1.2.3.4:4222 -u user -p pass -b /bin/true --bitcoind-pid 1 --no-p2pmsg-tracepoints -i",
             "extract ebpf --bitcoind-path /bin/true --bitcoind-pid-file /x --libbpf-debug --no-idle-exit",
+            "extract ipc -a 1.2.3.4:4222 -i /node.sock --query-interval 10 --prometheus-address 127.0.0.1:8285",
             "logger --messages --connections --mempool --validation --rpc --p2p-extractor --log-extractor -l DEBUG",
             "metrics -m 127.0.0.1:8282 -f /password -u user",
         ] {

@@ -171,6 +171,8 @@ components! {
         rpc: Rpc,
         /// Read a node's debug.log: every line, and what it means
         log: Log,
+        /// Tell when the tip of a node's chain changes, over IPC (bitcoin-node -ipcbind=unix)
+        ipc: Ipc,
         /// Play what was recorded: -capturemessages files, recordings of tracepoint hits
         capture: Capture,
     }
@@ -203,6 +205,8 @@ mod contract {
             "log.log_file=/nonexistent/debug.log".to_owned(),
             // Not even root can write there.
             "log.log_state=/proc/nonexistent/log.json".to_owned(),
+            "ipc.ipc_socket_path=/nonexistent/node.sock".to_owned(),
+            "ipc.prometheus_address=127.0.0.1:0".to_owned(),
             "rpc.rpc_host=127.0.0.1:1".to_owned(),
             "rpc.rpc_cookie_file=/nonexistent/.cookie".to_owned(),
             "rpc.prometheus_address=127.0.0.1:0".to_owned(),
@@ -248,6 +252,10 @@ mod contract {
         for extractor in ExtractorKind::ALL {
             if *extractor == ExtractorKind::Ebpf && !extractors::ebpf::may_run() {
                 eprintln!("skipped: the ebpf extractor needs root");
+                continue;
+            }
+            if *extractor == ExtractorKind::Ipc && !extractors::ipc::IS_BUILT {
+                eprintln!("skipped: the ipc extractor needs --features ipc");
                 continue;
             }
             for bus in buses(&sections) {

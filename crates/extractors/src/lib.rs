@@ -8,6 +8,7 @@
 //! | [`capture`] | files that were recorded |
 //! | [`rpc`] | answers of a node's RPC interface |
 //! | [`p2p`] | what nodes say to us as a peer |
+//! | [`ipc`] | the tip of a node's chain, over IPC; with the Cargo feature `ipc` |
 //! | [`log`] | debug.log, line by line |
 //! | [`convert`] | makes events of hits, for all that have hits |
 
@@ -15,6 +16,7 @@ pub mod capture;
 pub mod convert;
 #[allow(unsafe_code, reason = "talks to the kernel")]
 pub mod ebpf;
+pub mod ipc;
 pub mod log;
 pub mod p2p;
 pub mod rpc;

@@ -80,14 +80,23 @@ impl RealNode {
     /// Starts a node without peers that listens on 127.0.0.1, and waits until it answers RPC calls. `extra_args` are further
     /// options of bitcoind.
     pub fn start(extra_args: &[&str]) -> Result<Self, Error> {
-        let installed = need::bitcoind().map_err(Error::Missing)?;
+        Self::start_program(&need::bitcoind().map_err(Error::Missing)?, extra_args)
+    }
+
+    /// Starts a `bitcoin-node` that listens for IPC, too.
+    pub fn start_with_ipc(extra_args: &[&str]) -> Result<Self, Error> {
+        let installed = need::bitcoin_node().map_err(Error::Missing)?;
+        Self::start_program(&installed, &[&["-ipcbind=unix"], extra_args].concat())
+    }
+
+    fn start_program(installed: &Path, extra_args: &[&str]) -> Result<Self, Error> {
         let setup_error = |path: &Path| {
             let path = path.to_path_buf();
             |source| Error::Setup { path, source }
         };
         let folder = TempDir::with_prefix("bitcoind-").map_err(setup_error(&std::env::temp_dir()))?;
         let program = folder.path().join("bitcoind");
-        fs::copy(&installed, &program).map_err(setup_error(&program))?;
+        fs::copy(installed, &program).map_err(setup_error(&program))?;
         let datadir = folder.path().join("datadir");
         fs::create_dir(&datadir).map_err(setup_error(&datadir))?;
         let p2p_port = crate::free_port().map_err(setup_error(folder.path()))?;
@@ -132,6 +141,11 @@ impl RealNode {
     /// File with name and password for RPC calls, which is a new one each time it starts.
     pub fn cookie_file(&self) -> PathBuf {
         self.datadir().join("regtest").join(".cookie")
+    }
+
+    /// The socket of [`RealNode::start_with_ipc`].
+    pub fn ipc_socket(&self) -> PathBuf {
+        self.datadir().join("regtest").join("node.sock")
     }
 
     /// Its process id.

@@ -66,6 +66,17 @@ pub fn bitcoind() -> Result<PathBuf, Missing> {
     found.ok_or_else(|| Missing::new("no bitcoind; install Bitcoin Core, or set BITCOIND to its path"))
 }
 
+/// A real Bitcoin Core with IPC: `$BITCOIN_NODE`, or `bitcoin-node` in the path.
+pub fn bitcoin_node() -> Result<PathBuf, Missing> {
+    let found = match std::env::var_os("BITCOIN_NODE") {
+        Some(path) => Some(PathBuf::from(path)).filter(|path| path.is_file()),
+        None => program("bitcoin-node"),
+    };
+    found.ok_or_else(|| {
+        Missing::new("no bitcoin-node; install Bitcoin Core 30 or later, or set BITCOIN_NODE to its path")
+    })
+}
+
 /// `openssl`, for certificates.
 pub fn openssl() -> Result<PathBuf, Missing> {
     program("openssl").ok_or_else(|| Missing::new("no openssl; install openssl"))
