@@ -15,7 +15,7 @@ pub type Samples = BTreeMap<String, f64>;
 pub fn fetch(address: SocketAddr) -> io::Result<Samples> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (_, page) = answer.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("no page"))?;

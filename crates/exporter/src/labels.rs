@@ -5,7 +5,7 @@
 //! (Misra and Gries, "Finding repeated elements", 1982: it never counts a value too high, and surely finds one that makes
 //! up more than 1/(candidates + 1) of what has no row). A candidate that became more frequent than the least frequent row takes its
 //! place: the old row's counts go to `other`, the new row starts at 0. So counters never go back while they are exported, and
-//! the sum over a family is exact at any time.
+//! the sum over a family is exact at any time. A row that nobody uses any more goes the same way after a while ([`Table::expire`]).
 
 use std::collections::HashMap;
 
@@ -20,6 +20,18 @@ pub const SEPARATOR: char = '\u{1f}';
 
 const OTHER_ROW: usize = 0;
 const PINNED: u64 = u64::MAX;
+
+/// The values of several labels as one: the key of a row. Each is cut as [`bounded`] does.
+pub fn joined(values: &[&str]) -> String {
+    let mut key = String::new();
+    for (i, value) in values.iter().enumerate() {
+        if i > 0 {
+            key.push(SEPARATOR);
+        }
+        key.push_str(bounded(value));
+    }
+    key
+}
 
 /// The beginning of a label value, cut at a character.
 pub fn bounded(value: &str) -> &str {
@@ -37,6 +49,8 @@ struct Row {
     weight: u64,
     /// How often it was seen since it has this row.
     hits: u64,
+    /// The table's tick when it was last seen.
+    seen: u32,
 }
 
 /// Rows of counters, one a label value.
@@ -54,12 +68,14 @@ pub struct Table {
     candidates: HashMap<Box<str>, u64>,
     /// No row that can be replaced is known to have a weight below this.
     floor: u64,
+    /// Counts the calls of `expire`: a clock that costs nothing to read.
+    tick: u32,
 }
 
 impl Table {
     /// A table of at most `max_rows` values besides the pinned ones and `other`.
     pub fn new(max_rows: usize) -> Self {
-        let other = Row { key: OTHER.into(), weight: PINNED, hits: 0 };
+        let other = Row { key: OTHER.into(), weight: PINNED, hits: 0, seen: 0 };
         Self {
             max_rows: max_rows.max(1),
             width: 0,
@@ -69,6 +85,7 @@ impl Table {
             last: OTHER_ROW,
             candidates: HashMap::new(),
             floor: 0,
+            tick: 0,
         }
     }
 
@@ -104,7 +121,9 @@ impl Table {
             }
             None => self.new_row(value),
         };
-        self.rows[row].hits = self.rows[row].hits.saturating_add(1);
+        let seen = &mut self.rows[row];
+        seen.hits = seen.hits.saturating_add(1);
+        seen.seen = self.tick;
         self.last = row;
         row
     }
@@ -128,7 +147,7 @@ impl Table {
 
     fn push(&mut self, value: &str, weight: u64) -> usize {
         let row = self.rows.len();
-        self.rows.push(Row { key: value.into(), weight, hits: 0 });
+        self.rows.push(Row { key: value.into(), weight, hits: 0, seen: self.tick });
         self.cells.resize(self.rows.len() * self.width, None);
         self.index.insert(value.into(), row);
         row
@@ -173,15 +192,52 @@ impl Table {
         0
     }
 
-    fn replace(&mut self, row: usize, value: &str, seen: u64) {
+    /// Ends a tick, and the rows that were not seen for `idle` ticks: their counts go to `other`. Pinned rows stay.
+    pub fn expire(&mut self, idle: u32) {
+        self.tick = self.tick.wrapping_add(1);
+        let mut row = OTHER_ROW + 1;
+        while row < self.rows.len() {
+            let old = &self.rows[row];
+            if old.weight == PINNED || self.tick.wrapping_sub(old.seen) <= idle {
+                row += 1;
+                continue;
+            }
+            self.fold(row);
+            self.remove(row);
+        }
+        // There may be room now.
+        self.floor = 0;
+        self.last = OTHER_ROW;
+    }
+
+    /// Puts the last row in the place of this one.
+    fn remove(&mut self, row: usize) {
+        let last = self.rows.len() - 1;
+        let from = last * self.width;
+        self.cells.copy_within(from..from + self.width, row * self.width);
+        self.cells.truncate(from);
+        let old = self.rows.swap_remove(row);
+        self.index.remove(&old.key);
+        if let Some(moved) = self.rows.get(row) {
+            self.index.insert(moved.key.clone(), row);
+        }
+    }
+
+    /// Moves the counts of a row to `other`.
+    fn fold(&mut self, row: usize) {
         for cell in 0..self.width {
             if let Some(amount) = self.cells[row * self.width + cell].take() {
                 self.add(OTHER_ROW, cell, amount);
             }
         }
-        let new = Row { key: value.into(), weight: seen, hits: 0 };
+        let hits = self.rows[row].hits;
+        self.rows[OTHER_ROW].hits = self.rows[OTHER_ROW].hits.saturating_add(hits);
+    }
+
+    fn replace(&mut self, row: usize, value: &str, seen: u64) {
+        self.fold(row);
+        let new = Row { key: value.into(), weight: seen, hits: 0, seen: self.tick };
         let old = std::mem::replace(&mut self.rows[row], new);
-        self.rows[OTHER_ROW].hits = self.rows[OTHER_ROW].hits.saturating_add(old.hits);
         self.index.remove(&old.key);
         self.index.insert(value.into(), row);
         self.candidates.remove(value);
@@ -274,6 +330,25 @@ mod tests {
         see(&mut t, "ping");
         assert_eq!(counts(&t)["ping"], 1);
         assert_eq!(counts(&t).values().sum::<u64>(), 10);
+    }
+
+    #[test]
+    fn a_row_that_is_not_used_any_more_goes_and_its_counts_stay_in_the_sum() {
+        let mut t = Table::new(3);
+        t.pin("ping");
+        t.widen(1);
+        for value in ["a", "b", "b", "c", "ping"] {
+            see(&mut t, value);
+        }
+        t.expire(1);
+        see(&mut t, "c");
+        t.expire(1);
+        assert_eq!(counts(&t), HashMap::from([("ping", 1), ("c", 2), (OTHER, 3)]));
+        assert_eq!(t.folded(), 3);
+        for value in ["a", "c"] {
+            see(&mut t, value);
+        }
+        assert_eq!(counts(&t), HashMap::from([("ping", 1), ("a", 1), ("c", 3), (OTHER, 3)]));
     }
 
     #[test]

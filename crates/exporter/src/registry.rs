@@ -4,7 +4,9 @@
 //! value is. Counting is then an addition in a list. Children of a family appear in the output once they were used;
 //! metrics without labels are there from the start.
 
-use crate::labels::Table;
+use std::collections::BTreeMap;
+
+use crate::labels::{OTHER, Table};
 
 /// A label and all values it can have.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +43,14 @@ impl CounterVec {
 /// An integer that goes up and down.
 #[derive(Debug, Clone, Copy)]
 pub struct Gauge(usize);
+
+/// A number that goes up and down and is not whole.
+#[derive(Debug, Clone, Copy)]
+pub struct FloatGauge(usize);
+
+/// Gauges with label values that come with what is measured: what a poll found, which the next one replaces.
+#[derive(Debug, Clone, Copy)]
+pub struct Snapshot(usize);
 
 /// A histogram.
 #[derive(Debug, Clone, Copy)]
@@ -126,10 +136,22 @@ pub(crate) struct HistogramState {
     pub(crate) used: bool,
 }
 
+/// Values of a [`Snapshot`] by the joined values of its labels.
+#[derive(Debug, Default)]
+pub(crate) struct SnapshotState {
+    pub(crate) values: BTreeMap<Box<str>, f64>,
+    /// How many values found no place, over all snapshots.
+    pub(crate) folded: u64,
+    /// Ticks since the last one.
+    idle: u32,
+}
+
 #[derive(Debug)]
 pub(crate) enum Values {
     Counters { first: usize },
     Gauge(usize),
+    Float(usize),
+    Snapshot { snapshot: usize, key_labels: &'static [&'static str] },
     Histograms { first: usize, edges: Edges },
     Table { table: usize, first: usize, key_labels: &'static [&'static str] },
 }
@@ -149,6 +171,8 @@ pub struct Registry {
     pub(crate) families: Vec<Family>,
     pub(crate) counters: Vec<Option<u64>>,
     pub(crate) gauges: Vec<i64>,
+    pub(crate) floats: Vec<f64>,
+    pub(crate) snapshots: Vec<SnapshotState>,
     pub(crate) histograms: Vec<HistogramState>,
     pub(crate) tables: Vec<Table>,
 }
@@ -169,6 +193,8 @@ impl Registry {
             families: Vec::new(),
             counters: Vec::new(),
             gauges: Vec::new(),
+            floats: Vec::new(),
+            snapshots: Vec::new(),
             histograms: Vec::new(),
             tables: Vec::new(),
         }
@@ -208,6 +234,27 @@ impl Registry {
         self.gauges.push(0);
         self.register(name, help, &[], Values::Gauge(index));
         Gauge(index)
+    }
+
+    /// Registers a gauge without labels for numbers that are not whole.
+    pub fn float_gauge(&mut self, name: &'static str, help: &'static str) -> FloatGauge {
+        let index = self.floats.len();
+        self.floats.push(0.0);
+        self.register(name, help, &[], Values::Float(index));
+        FloatGauge(index)
+    }
+
+    /// Registers gauges whose label values come with what is measured.
+    pub fn snapshot(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        key_labels: &'static [&'static str],
+    ) -> Snapshot {
+        let snapshot = self.snapshots.len();
+        self.snapshots.push(SnapshotState::default());
+        self.register(name, help, &[], Values::Snapshot { snapshot, key_labels });
+        Snapshot(snapshot)
     }
 
     /// Registers histograms with one or two labels.
@@ -269,6 +316,60 @@ impl Registry {
     /// Sets a gauge.
     pub fn set(&mut self, gauge: Gauge, value: i64) {
         self.gauges[gauge.0] = value;
+    }
+
+    /// Sets a gauge for numbers that are not whole.
+    pub fn set_float(&mut self, gauge: FloatGauge, value: f64) {
+        self.floats[gauge.0] = value;
+    }
+
+    /// Replaces all values of a snapshot. Keys are made by [`crate::labels::joined`]. When there are more than the registry allows, the
+    /// largest stay, and the rest is added up as `other`.
+    pub fn replace(&mut self, snapshot: Snapshot, values: impl IntoIterator<Item = (String, f64)>) {
+        let mut values: Vec<(String, f64)> = values.into_iter().collect();
+        let state = &mut self.snapshots[snapshot.0];
+        state.idle = 0;
+        if values.len() > self.max_values {
+            values.sort_by(|(a_key, a), (b_key, b)| b.total_cmp(a).then_with(|| a_key.cmp(b_key)));
+            let rest = values.split_off(self.max_values);
+            state.folded = state.folded.saturating_add(rest.len() as u64);
+            values.push((OTHER.into(), rest.iter().map(|(_, value)| value).sum()));
+        }
+        state.values.clear();
+        for (key, value) in values {
+            *state.values.entry(key.into()).or_default() += value;
+        }
+    }
+
+    /// Sets one value of a snapshot and leaves the others. A new key beyond what the registry allows is left out, and counted.
+    pub fn set_in(&mut self, snapshot: Snapshot, key: &str, value: f64) {
+        let state = &mut self.snapshots[snapshot.0];
+        state.idle = 0;
+        if let Some(old) = state.values.get_mut(key) {
+            *old = value;
+        } else if state.values.len() < self.max_values {
+            state.values.insert(key.into(), value);
+        } else {
+            state.folded = state.folded.saturating_add(1);
+        }
+    }
+
+    /// Takes one value out of a snapshot.
+    pub fn remove_in(&mut self, snapshot: Snapshot, key: &str) {
+        self.snapshots[snapshot.0].values.remove(key);
+    }
+
+    /// Ends a tick: what was not seen for `idle` of them vanishes from the output, but counts go on in the series `other`.
+    pub fn expire(&mut self, idle: u32) {
+        for table in &mut self.tables {
+            table.expire(idle);
+        }
+        for state in &mut self.snapshots {
+            state.idle = state.idle.saturating_add(1);
+            if state.idle > idle {
+                state.values.clear();
+            }
+        }
     }
 
     /// Makes a histogram appear in the output before anything is observed.

@@ -9,7 +9,8 @@ use peer_observer_exporter::registry::{Column, CounterVec, Edges, HistogramVec, 
 
 use super::net_msg::DIRECTION;
 
-const NETWORK: Label =
+/// Networks of addresses, as the schema names them.
+pub(crate) const NETWORK: Label =
     Label { name: "network", values: &["IPv4", "IPv6", "TorV2", "TorV3", "I2P", "CJDNS", "Unknown"] };
 
 const TIMESTAMP_OFFSET: Label = Label { name: "timestamp_offset", values: &["past", "future"] };
@@ -179,16 +180,9 @@ impl Addresses {
         sender: &Sender<'_>,
         sender_subnet: Option<IpAddr>,
     ) {
-        let (network, text) = match address {
-            Address::Ipv4(text) => (0, text),
-            Address::Ipv6(text) => (1, text),
-            Address::Torv2(text) => (2, text),
-            Address::Torv3(text) => (3, text),
-            Address::I2p(text) => (4, text),
-            Address::Cjdns(text) => (5, text),
-            // Core cannot have connected over a network that it does not know.
-            Address::Unknown(_) => return,
-        };
+        let (network, text) = network_index(address);
+        // Core cannot have connected over a network that it does not know.
+        let Some(text) = text else { return };
         if text == sender.ip {
             r.inc(self.self_announcements.at2(network, sender.direction));
             return;
@@ -265,6 +259,19 @@ impl Relayed {
             ),
             services_values,
         }
+    }
+}
+
+/// The position in [`NETWORK`] of an address, and its text, if it has one.
+pub(crate) fn network_index(address: &Address) -> (usize, Option<&str>) {
+    match address {
+        Address::Ipv4(text) => (0, Some(text)),
+        Address::Ipv6(text) => (1, Some(text)),
+        Address::Torv2(text) => (2, Some(text)),
+        Address::Torv3(text) => (3, Some(text)),
+        Address::I2p(text) => (4, Some(text)),
+        Address::Cjdns(text) => (5, Some(text)),
+        Address::Unknown(_) => (6, None),
     }
 }
 

@@ -1,64 +1,49 @@
-//! Lists of addresses that dashboards count by.
+//! Lists of addresses that metrics count by.
 //!
-//! The lists are files of the user's, one address a line: they age, so none is built in. LinkingLion is the exception, a few
-//! prefixes that have no list file anywhere.
+//! The lists are files of the user's, one address or subnet a line: they age, so none is built in. LinkingLion is the exception, a
+//! few prefixes that have no list file anywhere.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 /// Largest list file that is read, bytes.
 const MAX_FILE: u64 = 64 << 20;
+/// Longest name of a list, bytes: it is a label value.
+const MAX_NAME: usize = 64;
+
+/// Names of lists that have metrics of their own with public names.
+pub(crate) const GMAX: &str = "gmax";
+pub(crate) const MONERO: &str = "monero";
+pub(crate) const TOR_EXIT: &str = "tor_exit";
+pub(crate) const BITPROJECTS: &str = "bitprojects";
 
 /// LinkingLion's networks since 2026, as address text begins in them: 143.20.137.0/24, 31.58.215.0/24, 87.229.79.0/24,
 /// 2602:f5c0::/32.
 const LINKING_LION: [&str; 4] = ["143.20.137.", "31.58.215.", "87.229.79.", "2602:f5c0:"];
+
+/// LinkingLion's networks before: 162.218.65.0/24, 209.222.252.0/24, 91.198.115.0/24, 2604:d500:4::/48.
+const LINKING_LION_BEFORE_2026: [&str; 4] = ["162.218.65.", "209.222.252.", "91.198.115.", "2604:d500:4:"];
 
 /// The address, as text, is one of LinkingLion's.
 pub(crate) fn is_linking_lion(ip: &str) -> bool {
     LINKING_LION.iter().any(|prefix| ip.starts_with(prefix))
 }
 
-/// A list that metrics know by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ListName {
-    /// Gregory Maxwell's ban list of 2018.
-    Gmax,
-    /// Monero's ban list.
-    Monero,
-    /// Exits of the Tor network.
-    TorExit,
-    /// Nodes of bitprojects.io.
-    Bitprojects,
-}
-
-impl ListName {
-    /// All lists.
-    pub const ALL: [ListName; 4] =
-        [ListName::Gmax, ListName::Monero, ListName::TorExit, ListName::Bitprojects];
-
-    /// The name as it is written in flags and configuration.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            ListName::Gmax => "gmax",
-            ListName::Monero => "monero",
-            ListName::TorExit => "tor_exit",
-            ListName::Bitprojects => "bitprojects",
-        }
-    }
+/// The address, as text, is one that LinkingLion used before 2026.
+pub(crate) fn was_linking_lion(ip: &str) -> bool {
+    LINKING_LION_BEFORE_2026.iter().any(|prefix| ip.starts_with(prefix))
 }
 
 /// A list and the file it is read from: `gmax=/etc/peer-observer/gmax.txt`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ListFile {
-    /// The list.
-    pub name: ListName,
+    /// Name of the list.
+    pub name: String,
     /// The file.
     pub path: PathBuf,
 }
@@ -69,11 +54,11 @@ impl FromStr for ListFile {
     fn from_str(text: &str) -> Result<Self, Error> {
         let unclear = || Error::Unclear { text: text.into() };
         let (name, path) = text.split_once('=').ok_or_else(unclear)?;
-        let name = ListName::ALL.into_iter().find(|known| known.as_str() == name).ok_or_else(unclear)?;
-        if path.is_empty() {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(plain) || path.is_empty() {
             return Err(unclear());
         }
-        Ok(ListFile { name, path: path.into() })
+        Ok(ListFile { name: name.into(), path: path.into() })
     }
 }
 
@@ -87,7 +72,7 @@ impl TryFrom<String> for ListFile {
 
 impl fmt::Display for ListFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.name.as_str(), self.path.display())
+        write!(f, "{}={}", self.name, self.path.display())
     }
 }
 
@@ -102,7 +87,7 @@ impl From<ListFile> for String {
 pub enum Error {
     /// Not the form that is expected.
     #[error(
-        "`{text}` names no list: write NAME=FILE with one of the names gmax, monero, tor_exit, bitprojects"
+        "`{text}` names no list: write NAME=FILE, with letters, digits, `_`, `-` and `.` in the name, 64 at most"
     )]
     Unclear {
         /// What was given.
@@ -117,7 +102,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The file is not what it should be.
-    #[error("line {line} of the address list {path} is no IP address; a list has one address a line")]
+    #[error(
+        "line {line} of the address list {path} is no IP address and no subnet; a list has one a line, as 192.0.2.1 or 192.0.2.0/24"
+    )]
     NoAddress {
         /// The file.
         path: PathBuf,
@@ -125,7 +112,7 @@ pub enum Error {
         line: usize,
     },
     /// The file is too large to be a list.
-    #[error("the address list {path} is larger than 64 MiB; a list has one address a line")]
+    #[error("the address list {path} is larger than 64 MiB; a list has one address or subnet a line")]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -135,123 +122,152 @@ pub enum Error {
 /// Lists that were read.
 #[derive(Debug, Default)]
 pub(crate) struct Lists {
-    lists: [HashSet<IpAddr>; ListName::ALL.len()],
+    lists: Vec<(String, Ranges)>,
 }
 
 impl Lists {
-    /// Reads the files. A list that no file is given for is empty; two files for one list are one list.
+    /// Reads the files. Two files for one list are one list.
     ///
     /// # Errors
     /// When a file cannot be read or is not a list.
     pub(crate) fn read(files: &[ListFile]) -> Result<Self, Error> {
-        let mut lists = Lists::default();
+        let mut lists: Vec<(String, Vec<Range>)> = Vec::new();
         for file in files {
-            let addresses = read(&file.path)?;
-            lists.lists[file.name as usize].extend(addresses);
+            let ranges = read(&file.path)?;
+            match lists.iter_mut().find(|(name, _)| *name == file.name) {
+                Some((_, list)) => list.extend(ranges),
+                None => lists.push((file.name.clone(), ranges)),
+            }
         }
-        Ok(lists)
+        Ok(Lists { lists: lists.into_iter().map(|(name, ranges)| (name, Ranges::new(ranges))).collect() })
     }
 
-    /// The address is on the list.
-    pub(crate) fn contains(&self, name: ListName, ip: IpAddr) -> bool {
-        self.lists[name as usize].contains(&ip)
+    /// The names of the lists that the address is on.
+    pub(crate) fn with(&self, ip: IpAddr) -> impl Iterator<Item = &str> {
+        let number = number(ip);
+        self.lists.iter().filter(move |(_, list)| list.contain(number)).map(|(name, _)| name.as_str())
     }
 }
 
-/// Files of lists, and whether they changed since they were looked at.
+/// First and last address.
+type Range = (u128, u128);
+
+/// Ranges of addresses, ascending, that do not overlap.
 #[derive(Debug)]
-pub(crate) struct Watch {
-    files: Vec<ListFile>,
-    changed: Vec<Option<SystemTime>>,
-}
+struct Ranges(Vec<Range>);
 
-impl Watch {
-    /// Looks at the files. To miss no change, do so before they are read.
-    pub(crate) fn new(files: &[ListFile]) -> Self {
-        Watch { files: files.to_vec(), changed: files.iter().map(changed).collect() }
-    }
-
-    /// All lists, when a file changed since the last look.
-    ///
-    /// # Errors
-    /// When a file cannot be read or is not a list; the next try is at its next change.
-    pub(crate) fn read_if_changed(&mut self) -> Result<Option<Lists>, Error> {
-        let changed: Vec<_> = self.files.iter().map(changed).collect();
-        if changed == self.changed {
-            return Ok(None);
+impl Ranges {
+    fn new(mut ranges: Vec<Range>) -> Self {
+        ranges.sort_unstable();
+        let mut merged: Vec<Range> = Vec::with_capacity(ranges.len());
+        for (first, last) in ranges {
+            match merged.last_mut() {
+                Some(before) if first <= before.1 => before.1 = before.1.max(last),
+                _ => merged.push((first, last)),
+            }
         }
-        self.changed = changed;
-        Lists::read(&self.files).map(Some)
+        merged.shrink_to_fit();
+        Ranges(merged)
+    }
+
+    fn contain(&self, number: u128) -> bool {
+        let after = self.0.partition_point(|(first, _)| *first <= number);
+        after > 0 && number <= self.0[after - 1].1
     }
 }
 
-fn changed(file: &ListFile) -> Option<SystemTime> {
-    std::fs::metadata(&file.path).and_then(|metadata| metadata.modified()).ok()
+/// The address as a number; IPv4 has its place within IPv6 (RFC 4291, 2.5.5.2).
+fn number(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(ip) => ip.to_bits(),
+    }
 }
 
-fn read(path: &PathBuf) -> Result<Vec<IpAddr>, Error> {
-    let failed = |source| Error::Read { path: path.clone(), source };
+fn read(path: &Path) -> Result<Vec<Range>, Error> {
+    let failed = |source| Error::Read { path: path.into(), source };
     if std::fs::metadata(path).map_err(failed)?.len() > MAX_FILE {
-        return Err(Error::TooLarge { path: path.clone() });
+        return Err(Error::TooLarge { path: path.into() });
     }
     let text = std::fs::read_to_string(path).map_err(failed)?;
     let lines = text.lines().map(str::trim).enumerate();
     lines
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
-        .map(|(i, line)| line.parse().map_err(|_| Error::NoAddress { path: path.clone(), line: i + 1 }))
+        .map(|(i, line)| range(line).ok_or_else(|| Error::NoAddress { path: path.into(), line: i + 1 }))
         .collect()
+}
+
+/// The range of an address or of a subnet, whose bits after the prefix do not matter.
+fn range(text: &str) -> Option<Range> {
+    let Some((ip, prefix)) = text.split_once('/') else {
+        let number = number(text.parse().ok()?);
+        return Some((number, number));
+    };
+    let ip: IpAddr = ip.parse().ok()?;
+    let prefix: u32 = prefix.parse().ok()?;
+    let host_bits = if ip.is_ipv4() { 32_u32 } else { 128 }.checked_sub(prefix)?;
+    let host = u128::MAX.checked_shr(128 - host_bits).unwrap_or(0);
+    let number = number(ip);
+    Some((number & !host, number | host))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_list_has_an_address_a_line_and_comments() {
+    fn lists(text: &str) -> Result<Lists, Error> {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "# exits\n192.0.2.1\n\n 2001:db8::1 \r\n").unwrap();
-        let files = [ListFile { name: ListName::TorExit, path: file.path().into() }];
-        let lists = Lists::read(&files).unwrap();
-        assert!(lists.contains(ListName::TorExit, "192.0.2.1".parse().unwrap()));
-        assert!(lists.contains(ListName::TorExit, "2001:db8:0::1".parse().unwrap()));
-        assert!(!lists.contains(ListName::Gmax, "192.0.2.1".parse().unwrap()));
+        std::fs::write(file.path(), text).unwrap();
+        Lists::read(&[ListFile { name: TOR_EXIT.into(), path: file.path().into() }])
+    }
+
+    #[test]
+    fn a_list_has_addresses_subnets_and_comments() {
+        let lists =
+            lists("# exits\n192.0.2.1\n\n 2001:db8::1 \r\n198.51.100.77/24\n198.51.100.9\n2001:db8:7::/48\n")
+                .unwrap();
+        for ip in ["192.0.2.1", "2001:db8:0::1", "198.51.100.0", "198.51.100.255", "2001:db8:7:ffff::1"] {
+            assert_eq!(lists.with(ip.parse().unwrap()).collect::<Vec<_>>(), [TOR_EXIT], "{ip}");
+        }
+        for ip in ["192.0.2.0", "192.0.2.2", "198.51.99.255", "198.51.101.0", "2001:db8:8::", "::"] {
+            assert_eq!(lists.with(ip.parse().unwrap()).count(), 0, "{ip}");
+        }
+        let everything = super::tests::lists("0.0.0.0/0\n::/0\n").unwrap();
+        assert_eq!(everything.with("255.255.255.255".parse().unwrap()).count(), 1);
     }
 
     #[test]
     fn a_file_that_is_no_list_is_refused_with_its_line() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "192.0.2.1\nexample.org\n").unwrap();
-        let error = Lists::read(&[ListFile { name: ListName::Gmax, path: file.path().into() }]).unwrap_err();
-        assert!(error.to_string().starts_with("line 2 of the address list"), "{error}");
+        for second in ["example.org", "192.0.2.0/33", "::/129", "192.0.2.0/", "/8", "192.0.2.0/-1"] {
+            let error = lists(&format!("192.0.2.1\n{second}\n")).unwrap_err();
+            assert!(error.to_string().starts_with("line 2 of the address list"), "{error}");
+        }
     }
 
     #[test]
-    fn a_list_is_read_again_when_its_file_changes() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let write = |text: &str, s: u64| {
+    fn two_files_of_a_name_are_one_list() {
+        let files = ["192.0.2.1\n", "192.0.2.2\n"].map(|text| {
+            let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), text).unwrap();
-            let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(s);
-            file.as_file().set_modified(time).unwrap();
-        };
-        write("192.0.2.1\n", 1);
-        let mut watch = Watch::new(&[ListFile { name: ListName::Gmax, path: file.path().into() }]);
-        assert!(watch.read_if_changed().unwrap().is_none());
-        write("192.0.2.2\n", 2);
-        let lists = watch.read_if_changed().unwrap().unwrap();
-        assert!(lists.contains(ListName::Gmax, "192.0.2.2".parse().unwrap()));
-        write("half of a li", 3);
-        assert!(watch.read_if_changed().is_err());
-        assert!(watch.read_if_changed().unwrap().is_none(), "one complaint is enough");
-        write("192.0.2.3\n", 4);
-        assert!(watch.read_if_changed().unwrap().is_some());
+            file
+        });
+        let lists = Lists::read(&[
+            ListFile { name: "mine".into(), path: files[0].path().into() },
+            ListFile { name: "mine".into(), path: files[1].path().into() },
+        ]);
+        let lists = lists.unwrap();
+        for ip in ["192.0.2.1", "192.0.2.2"] {
+            assert_eq!(lists.with(ip.parse().unwrap()).collect::<Vec<_>>(), ["mine"]);
+        }
     }
 
     #[test]
     fn names_and_files_are_told_apart() {
         let file: ListFile = "gmax=/a=b".parse().unwrap();
-        assert_eq!((file.name, file.path.to_str()), (ListName::Gmax, Some("/a=b")));
+        assert_eq!((file.name.as_str(), file.path.to_str()), (GMAX, Some("/a=b")));
         assert_eq!(file.to_string(), "gmax=/a=b");
-        for unclear in ["gmax", "gmax=", "nobody=/a", ""] {
+        let long = format!("{}=/a", "x".repeat(65));
+        for unclear in ["gmax", "gmax=", "no body=/a", "=/a", "", &long] {
             assert!(unclear.parse::<ListFile>().is_err(), "{unclear}");
         }
     }
@@ -259,10 +275,13 @@ mod tests {
     #[test]
     fn linking_lion_is_known_by_its_networks_alone() {
         for ip in ["143.20.137.0", "31.58.215.255", "87.229.79.7", "2602:f5c0:1::2", "2602:f5c0::1"] {
-            assert!(is_linking_lion(ip), "{ip}");
+            assert!(is_linking_lion(ip) && !was_linking_lion(ip), "{ip}");
         }
-        for ip in ["143.20.13.71", "31.58.2.15", "2602:f5c1::1", "162.218.65.1", ""] {
-            assert!(!is_linking_lion(ip), "{ip}");
+        for ip in ["143.20.13.71", "31.58.2.15", "2602:f5c1::1", "162.218.6.51", ""] {
+            assert!(!is_linking_lion(ip) && !was_linking_lion(ip), "{ip}");
+        }
+        for ip in ["162.218.65.1", "209.222.252.9", "91.198.115.0", "2604:d500:4:1::2"] {
+            assert!(was_linking_lion(ip) && !is_linking_lion(ip), "{ip}");
         }
     }
 }

@@ -5,40 +5,63 @@
 //!
 //! | file | what it is for |
 //! |---|---|
-//! | lists.rs | lists of addresses that dashboards count by |
+//! | node.rs | all that is counted of a node: the files below |
 //! | net_msg.rs, net_conn.rs, mempool.rs, validation.rs | metrics of eBPF events, a file a subject |
 //! | addresses.rs | metrics of the addresses in addr and addrv2 messages |
+//! | live.rs | connections that are open now |
+//! | rpc/ | metrics of answers of RPC methods |
+//! | log.rs | metrics of lines of debug.log |
+//! | p2p.rs | metrics of our own P2P connection to a node, and of its IPC interface |
+//! | known.rs, lists.rs, systems.rs | what the user's files tell of addresses: lists, AS |
 //! | books.rs | from the eBPF extractor's books to counters |
 //! | pipeline.rs | metrics of peer-observer itself: latency, losses, queues |
 
 mod addresses;
 mod books;
+mod known;
 mod lists;
+mod live;
+mod log;
 mod mempool;
 mod net_conn;
 mod net_msg;
+mod node;
+mod p2p;
 mod pipeline;
+mod rpc;
+mod systems;
 #[cfg(test)]
 mod tests;
 mod validation;
 
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use peer_observer_bus::{Delivery, Finding, Subscriber, SubscriberStats, now_ns};
 use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
 use peer_observer_events::{PeerObserverEvent, Subject};
+use peer_observer_exporter::labels::{OTHER, bounded};
+use peer_observer_exporter::render::{Format, Part};
 use peer_observer_exporter::{registry, render, server};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use lists::{Error as ListError, ListFile, ListName};
+pub use known::Error as FileError;
+pub use lists::{Error as ListError, ListFile};
+pub use systems::Error as SystemsError;
 
 /// Events that are counted before a scrape can get in between.
 const BATCH: usize = 1024;
-/// How often the files of address lists are looked at.
-const LOOK_AT_LISTS: Duration = Duration::from_secs(60);
+/// How often the user's files are looked at.
+const LOOK_AT_FILES: Duration = Duration::from_secs(60);
+/// How often it is looked for what is stale.
+const TICK: Duration = Duration::from_secs(3600);
+/// Nodes that have metrics of their own with `--node-label`; more are counted together as `other`.
+const MAX_NODES: usize = 256;
 
 /// Settings of the metrics tool.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
@@ -47,15 +70,31 @@ pub struct Config {
     /// Address and port to serve the metrics at.
     #[arg(short, long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8282")]
     pub metrics_address: String,
-    /// File with one address a line for a list that metrics count by: gmax, monero, tor_exit, bitprojects. Can be repeated.
+    /// File with an address or subnet a line for a list that metrics count by; read again when it changes. The lists gmax, monero,
+    /// tor_exit and bitprojects have metrics of their own. Can be repeated.
     #[arg(long = "ip-list", value_name = "NAME=FILE")]
     pub ip_lists: Vec<ListFile>,
+    /// Map of autonomous systems, as Bitcoin Core's -asmap takes it, for metrics by AS
+    #[arg(long, value_name = "FILE")]
+    pub asmap_file: Option<PathBuf>,
+    /// File with the names of autonomous systems, a number and a name a line
+    #[arg(long, value_name = "FILE", requires = "asmap_file")]
+    pub as_names_file: Option<PathBuf>,
     /// Series that a metric can have for a label whose values peers choose; the rest is counted as `other`.
     #[arg(long, value_name = "NUMBER", default_value_t = 500)]
     pub max_label_values: usize,
     /// Name for the node of events that do not say which it is, as those of public extractors.
     #[arg(long, value_name = "NAME", default_value = "node")]
     pub node: String,
+    /// Count each node on its own, with a label `node`; dashboards of the public peer-observer do not know that label
+    #[arg(long)]
+    pub node_label: bool,
+    /// Answer in OpenMetrics to those who ask for it; the names of counters end in `_total` there
+    #[arg(long)]
+    pub openmetrics: bool,
+    /// Hours after which series that nothing was counted in are no longer exported
+    #[arg(long, value_name = "HOURS", default_value_t = 24)]
+    pub stale_after: u32,
 }
 
 impl Default for Config {
@@ -63,8 +102,13 @@ impl Default for Config {
         Config {
             metrics_address: "127.0.0.1:8282".into(),
             ip_lists: Vec::new(),
+            asmap_file: None,
+            as_names_file: None,
             max_label_values: 500,
             node: "node".into(),
+            node_label: false,
+            openmetrics: false,
+            stale_after: 24,
         }
     }
 }
@@ -82,9 +126,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// An address list cannot be used.
+    /// A file of the user's cannot be used.
     #[error(transparent)]
-    List(#[from] ListError),
+    File(#[from] FileError),
 }
 
 /// The subjects that the tool wants.
@@ -106,13 +150,18 @@ pub fn check(config: &Config) -> Vec<Finding> {
         Ok(_) => Finding::good(format!("address list {file} can be read")),
         Err(error) => Finding::bad(error.to_string(), "correct the file, or leave out its --ip-list"),
     });
-    std::iter::once(listen).chain(lists).collect()
+    let names = config.as_names_file.as_deref();
+    let systems = config.asmap_file.as_deref().map(|map| match systems::Systems::read(map, names) {
+        Ok(_) => Finding::good(format!("the map of AS {} can be read", map.display())),
+        Err(error) => Finding::bad(error.to_string(), "correct the file, or leave out --asmap-file"),
+    });
+    std::iter::once(listen).chain(lists).chain(systems).collect()
 }
 
 /// Counts events and serves the counts until `stop`, or until the bus ends.
 ///
 /// # Errors
-/// When the address cannot be listened on or a list cannot be read.
+/// When the address cannot be listened on or a file cannot be read.
 pub async fn run(config: Config, subscriber: Subscriber, stop: CancellationToken) -> Result<(), Error> {
     let address = &config.metrics_address;
     let failed = |source| Error::Listen { address: address.clone(), source };
@@ -126,23 +175,22 @@ async fn run_at(
     mut subscriber: Subscriber,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let watch = lists::Watch::new(&config.ip_lists);
+    let watch = known::Watch::new(config);
     let metrics = Arc::new(Mutex::new(Metrics::new(config)?));
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "serving metrics");
     }
-    let page = {
-        let (metrics, stats, depth) = (metrics.clone(), subscriber.stats(), subscriber.depth());
-        move || {
-            let mut metrics = locked(&metrics);
-            metrics.observe_bus(&stats, depth());
-            metrics.render()
-        }
+    let site = Site {
+        metrics: metrics.clone(),
+        stats: subscriber.stats(),
+        depth: Box::new(subscriber.depth()),
+        openmetrics: config.openmetrics,
     };
     // The server ends with the events, too.
     let server_stop = stop.child_token();
-    let server = tokio::spawn(server::serve(listener, page, server_stop.clone()));
-    tokio::spawn(renew_lists(watch, metrics.clone(), LOOK_AT_LISTS, server_stop.clone()));
+    let server = tokio::spawn(server::serve(listener, site, server_stop.clone()));
+    tokio::spawn(renew_known(watch, metrics.clone(), LOOK_AT_FILES, server_stop.clone()));
+    tokio::spawn(expire(metrics.clone(), config.stale_after, server_stop.clone()));
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         let received = tokio::select! {
@@ -162,9 +210,36 @@ async fn run_at(
     Ok(())
 }
 
-/// Reads address lists again when their files change. One that cannot be read leaves all lists as they were.
-async fn renew_lists(
-    mut watch: lists::Watch,
+/// What the server serves.
+struct Site {
+    metrics: Arc<Mutex<Metrics>>,
+    stats: Arc<SubscriberStats>,
+    depth: Box<dyn Fn() -> (usize, usize) + Send + Sync>,
+    openmetrics: bool,
+}
+
+impl server::Site for Site {
+    fn page(&self, format: Format) -> String {
+        let mut metrics = locked(&self.metrics);
+        metrics.observe_bus(&self.stats, (self.depth)());
+        metrics.render(format)
+    }
+
+    fn openmetrics(&self) -> bool {
+        self.openmetrics
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.stats.received.load(Ordering::Relaxed) == 0 {
+            return Err("no event came yet: is an extractor running, and on the same bus?".into());
+        }
+        Ok(())
+    }
+}
+
+/// Reads the user's files again when they change. One that cannot be read leaves all as it was.
+async fn renew_known(
+    mut watch: known::Watch,
     metrics: Arc<Mutex<Metrics>>,
     every: Duration,
     stop: CancellationToken,
@@ -175,15 +250,25 @@ async fn renew_lists(
             () = tokio::time::sleep(every) => {}
         }
         let look = tokio::task::spawn_blocking(move || (watch.read_if_changed(), watch));
-        let Ok((lists, same_watch)) = look.await else { return };
+        let Ok((known, same_watch)) = look.await else { return };
         watch = same_watch;
-        match lists {
+        match known {
             Ok(None) => {}
-            Ok(Some(lists)) => {
-                locked(&metrics).lists = lists;
-                tracing::info!("address lists read again");
+            Ok(Some(known)) => {
+                locked(&metrics).known = known;
+                tracing::info!("address lists and maps read again");
             }
-            Err(error) => tracing::warn!(%error, "address lists stay as they were"),
+            Err(error) => tracing::warn!(%error, "address lists and maps stay as they were"),
+        }
+    }
+}
+
+/// Lets go what is stale, until `stop`.
+async fn expire(metrics: Arc<Mutex<Metrics>>, hours: u32, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(TICK) => locked(&metrics).expire(hours),
         }
     }
 }
@@ -196,22 +281,76 @@ fn locked(metrics: &Mutex<Metrics>) -> MutexGuard<'_, Metrics> {
 /// All metrics; counts events without knowing where they come from.
 #[derive(Debug)]
 pub struct Metrics {
+    /// What is not of a node.
     registry: registry::Registry,
-    lists: lists::Lists,
-    net_msg: net_msg::NetMsg,
-    net_conn: net_conn::NetConn,
-    mempool: mempool::Mempool,
-    validation: validation::Validation,
     pipeline: pipeline::Pipeline,
+    known: known::Known,
+    nodes: Nodes,
+}
+
+/// What is counted of nodes.
+#[derive(Debug)]
+struct Nodes {
+    all: Vec<node::Node>,
+    /// Positions by name, with `--node-label`.
+    index: Option<HashMap<Box<str>, usize>>,
+    /// The node of the last event: the next one is often of the same.
+    last: usize,
+    max_label_values: usize,
+    /// Name for the node of events that do not say which it is.
+    default_name: String,
+}
+
+impl Nodes {
+    fn new(config: &Config) -> Self {
+        let together =
+            if config.node_label { None } else { Some(node::Node::new("", config.max_label_values)) };
+        Nodes {
+            all: together.into_iter().collect(),
+            index: config.node_label.then(HashMap::new),
+            last: 0,
+            max_label_values: config.max_label_values,
+            default_name: config.node.clone(),
+        }
+    }
+
+    /// The node that an event is of.
+    fn of(&mut self, delivery: &Delivery) -> &mut node::Node {
+        let Some(index) = &mut self.index else { return &mut self.all[0] };
+        let name = delivery.event.origin.as_ref().map_or(self.default_name.as_str(), |origin| &origin.node);
+        let mut name = bounded(name);
+        if self.all.get(self.last).is_none_or(|last| *last.name != *name) {
+            if index.len() >= MAX_NODES && !index.contains_key(name) {
+                name = OTHER;
+            }
+            self.last = *index.entry(name.into()).or_insert_with(|| {
+                self.all.push(node::Node::new(name, self.max_label_values));
+                self.all.len() - 1
+            });
+        }
+        &mut self.all[self.last]
+    }
+
+    fn expire(&mut self, idle: u32) {
+        for node in &mut self.all {
+            node.idle = node.idle.saturating_add(1);
+            node.registry.expire(idle);
+        }
+        if let Some(index) = &mut self.index {
+            self.all.retain(|node| node.idle <= idle);
+            *index = self.all.iter().enumerate().map(|(i, node)| (node.name.clone(), i)).collect();
+            self.last = 0;
+        }
+    }
 }
 
 impl Metrics {
     /// Metrics with nothing counted yet.
     ///
     /// # Errors
-    /// When an address list cannot be read.
-    pub fn new(config: &Config) -> Result<Self, ListError> {
-        let lists = lists::Lists::read(&config.ip_lists)?;
+    /// When a file of the user's cannot be read.
+    pub fn new(config: &Config) -> Result<Self, FileError> {
+        let known = known::Known::read(config)?;
         let mut registry = registry::Registry::new(config.max_label_values);
         let start = registry.gauge(
             "peerobserver_runtime_start_timestamp",
@@ -219,12 +358,9 @@ impl Metrics {
         );
         registry.set(start, i64::try_from(now_ns() / 1_000_000_000).unwrap_or(i64::MAX));
         Ok(Metrics {
-            net_msg: net_msg::NetMsg::new(&mut registry),
-            net_conn: net_conn::NetConn::new(&mut registry),
-            mempool: mempool::Mempool::new(&mut registry),
-            validation: validation::Validation::new(&mut registry),
             pipeline: pipeline::Pipeline::new(&mut registry, &config.node),
-            lists,
+            nodes: Nodes::new(config),
+            known,
             registry,
         })
     }
@@ -247,33 +383,43 @@ impl Metrics {
         self.pipeline.observe_bus(&mut self.registry, stats, depth);
     }
 
-    /// The metrics as text, in Prometheus' text exposition format 0.0.4.
-    pub fn render(&self) -> String {
-        render::render(&self.registry)
+    /// Ends a tick, and what was not seen for `idle` of them: series whose label values nothing was counted for, gauges by label that
+    /// were not measured, and with `--node-label` nodes.
+    pub fn expire(&mut self, idle: u32) {
+        self.registry.expire(idle);
+        self.nodes.expire(idle);
+    }
+
+    /// The metrics as text.
+    pub fn render(&self, format: Format) -> String {
+        let shared = [Part { node: None, registry: &self.registry }];
+        let named = self.nodes.index.is_some();
+        let nodes: Vec<Part<'_>> = self
+            .nodes
+            .all
+            .iter()
+            .map(|node| Part { node: named.then_some(&*node.name), registry: &node.registry })
+            .collect();
+        render::render_groups(&[&shared, &nodes], format)
     }
 
     fn observe_at(&mut self, delivery: &Delivery, now_ns: u64) {
         let r = &mut self.registry;
         self.pipeline.observe(r, delivery, now_ns);
-        let timestamp_ms = delivery.event.timestamp;
         match &delivery.event.peer_observer_event {
-            Some(PeerObserverEvent::EbpfExtractor(ebpf)) => match &ebpf.ebpf_event {
-                Some(EbpfEvent::Message(message)) => {
-                    self.net_msg.observe(r, message, timestamp_ms);
+            Some(PeerObserverEvent::EbpfExtractor(ebpf)) => {
+                if let Some(EbpfEvent::Message(message)) = &ebpf.ebpf_event {
                     self.pipeline.observe_decode_error(r, message);
                 }
-                Some(EbpfEvent::Connection(connection)) => {
-                    self.net_conn.observe(r, &self.lists, connection, timestamp_ms);
-                }
-                Some(EbpfEvent::Mempool(mempool)) => self.mempool.observe(r, mempool),
-                Some(EbpfEvent::Validation(validation)) => self.validation.observe(r, validation),
-                Some(EbpfEvent::Addrman(_)) | None => {}
-            },
-            Some(PeerObserverEvent::Books(books)) => {
-                self.pipeline.observe_books(r, books, delivery.event.origin.as_ref());
             }
-            Some(PeerObserverEvent::Loss(loss)) => self.pipeline.observe_loss(r, loss),
+            Some(PeerObserverEvent::Books(books)) => {
+                return self.pipeline.observe_books(r, books, delivery.event.origin.as_ref());
+            }
+            Some(PeerObserverEvent::Loss(loss)) => return self.pipeline.observe_loss(r, loss),
+            // These are of a tool, or of no node.
+            Some(PeerObserverEvent::Incident(_)) | None => return,
             _ => {}
         }
+        self.nodes.of(delivery).observe(&self.known, delivery);
     }
 }

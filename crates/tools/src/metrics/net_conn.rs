@@ -5,11 +5,14 @@ use std::net::IpAddr;
 
 use peer_observer_events::proto::ebpf_extractor::connection::ConnectionEvent;
 use peer_observer_events::proto::ebpf_extractor::connection::connection_event::Event;
+use peer_observer_events::proto::rpc_extractor::PeerInfo;
 use peer_observer_exporter::labels::{OTHER, SEPARATOR, bounded};
 use peer_observer_exporter::registry::{Column, Counter, CounterVec, Gauge, Label, Registry, TableId};
 
 use super::addresses::ip_of;
-use super::lists::{ListName, Lists, is_linking_lion};
+use super::known::Known;
+use super::lists::{GMAX, MONERO, TOR_EXIT, is_linking_lion};
+use super::live::Live;
 
 /// Bitcoin Core's enum Network (src/netaddress.h) as integers; what it may grow is `other`.
 const NETWORK: Label = Label { name: "network", values: &["0", "1", "2", "3", "4", "5", "6", OTHER] };
@@ -35,6 +38,15 @@ pub(crate) struct NetConn {
     misbehaving: Column,
     misbehaving_reasons: TableId,
     misbehaving_reason: Column,
+    lists: TableId,
+    inbound_list: Column,
+    inbound_systems: TableId,
+    inbound_as: Column,
+    outbound_systems: TableId,
+    outbound_as: Column,
+    closed_systems: TableId,
+    closed_as: Column,
+    live: Live,
     scratch: String,
 }
 
@@ -43,6 +55,8 @@ impl NetConn {
     pub(crate) fn new(r: &mut Registry) -> Self {
         let misbehaving_peers = r.table(&[]);
         let misbehaving_reasons = r.table(&[]);
+        let lists = r.table(&[]);
+        let (inbound_systems, outbound_systems, closed_systems) = (r.table(&[]), r.table(&[]), r.table(&[]));
         NetConn {
             inbound: r.counter("peerobserver_conn_inbound", "Inbound connections that were opened."),
             inbound_network: r.counter_vec(
@@ -108,8 +122,41 @@ impl NetConn {
                 &["misbehavingmessage"],
                 &[],
             ),
+            inbound_list: r.column(
+                lists,
+                "peerobserver_conn_inbound_list",
+                "Inbound connections from addresses on a list (--ip-list NAME=FILE), by name of the list.",
+                &["list"],
+                &[],
+            ),
+            inbound_as: r.column(
+                inbound_systems,
+                "peerobserver_conn_inbound_as",
+                "Inbound connections that were opened, by AS as --asmap-file has it; 0 is none.",
+                &["asn", "as_name"],
+                &[],
+            ),
+            outbound_as: r.column(
+                outbound_systems,
+                "peerobserver_conn_outbound_as",
+                "Outbound connections that were opened, by AS as --asmap-file has it; 0 is none.",
+                &["asn", "as_name"],
+                &[],
+            ),
+            closed_as: r.column(
+                closed_systems,
+                "peerobserver_conn_closed_as",
+                "Connections that were closed, by AS as --asmap-file has it; 0 is none.",
+                &["asn", "as_name"],
+                &[],
+            ),
+            live: Live::new(r),
             misbehaving_peers,
             misbehaving_reasons,
+            lists,
+            inbound_systems,
+            outbound_systems,
+            closed_systems,
             scratch: String::new(),
         }
     }
@@ -118,7 +165,7 @@ impl NetConn {
     pub(crate) fn observe(
         &mut self,
         r: &mut Registry,
-        lists: &Lists,
+        known: &Known,
         event: &ConnectionEvent,
         timestamp_ms: u64,
     ) {
@@ -127,18 +174,27 @@ impl NetConn {
                 r.inc(self.inbound);
                 r.inc(self.inbound_network.at(network(opened.conn.network)));
                 r.set(self.inbound_current, saturated(opened.existing_connections));
-                self.count_lists(r, lists, ip_of(&opened.conn.addr));
+                let ip = ip_of(&opened.conn.addr);
+                self.count_lists(r, known, ip);
+                count_system(r, known, ip, self.inbound_systems, self.inbound_as);
+                self.live.opened(r, &opened.conn, true, timestamp_ms);
             }
             Some(Event::Outbound(opened)) => {
                 r.inc(self.outbound);
                 r.inc(self.outbound_network.at(network(opened.conn.network)));
                 r.set(self.outbound_current, saturated(opened.existing_connections));
+                let ip = ip_of(&opened.conn.addr);
+                count_system(r, known, ip, self.outbound_systems, self.outbound_as);
+                self.live.opened(r, &opened.conn, false, timestamp_ms);
             }
             Some(Event::Closed(closed)) => {
                 r.inc(self.closed);
                 r.inc(self.closed_network.at(network(closed.conn.network)));
                 // The node's clock can have been set back meanwhile.
                 r.add(self.closed_age, (timestamp_ms / 1000).saturating_sub(closed.time_established));
+                let ip = ip_of(&closed.conn.addr);
+                count_system(r, known, ip, self.closed_systems, self.closed_as);
+                self.live.closed(r, closed.conn.peer_id, timestamp_ms);
             }
             Some(Event::InboundEvicted(_)) => r.inc(self.evicted_inbound),
             Some(Event::Misbehaving(m)) => {
@@ -153,21 +209,33 @@ impl NetConn {
         }
     }
 
-    fn count_lists(&self, r: &mut Registry, lists: &Lists, ip: &str) {
+    /// Puts the connections that are open right, with what the node says of its peers at that time, ms since the UNIX epoch.
+    pub(crate) fn resynchronise(&mut self, r: &mut Registry, peers: &[PeerInfo], timestamp_ms: u64) {
+        self.live.resynchronise(r, peers, timestamp_ms);
+    }
+
+    fn count_lists(&self, r: &mut Registry, known: &Known, ip: &str) {
         if is_linking_lion(ip) {
             r.inc(self.inbound_linking_lion);
         }
         let Ok(ip) = ip.parse::<IpAddr>() else { return };
-        for (name, counter) in [
-            (ListName::Gmax, self.inbound_gmax),
-            (ListName::Monero, self.inbound_monero),
-            (ListName::TorExit, self.inbound_tor_exit),
-        ] {
-            if lists.contains(name, ip) {
-                r.inc(counter);
+        for list in known.lists.with(ip) {
+            match list {
+                GMAX => r.inc(self.inbound_gmax),
+                MONERO => r.inc(self.inbound_monero),
+                TOR_EXIT => r.inc(self.inbound_tor_exit),
+                _ => {}
             }
+            let row = r.row(self.lists, list);
+            r.add_cell(row, self.inbound_list.only(), 1);
         }
     }
+}
+
+fn count_system(r: &mut Registry, known: &Known, ip: &str, systems: TableId, column: Column) {
+    let Some(system) = known.system(ip) else { return };
+    let row = r.row(systems, &system);
+    r.add_cell(row, column.only(), 1);
 }
 
 fn network(number: u32) -> usize {

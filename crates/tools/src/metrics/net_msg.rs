@@ -22,7 +22,8 @@ const OUTBOUND: usize = 1;
 const CONNECTION_TYPE: Label =
     Label { name: "connection_type", values: &["0", "1", "2", "3", "4", "5", "6", "7", OTHER] };
 
-const INV_TYPE: Label = Label {
+/// Types of entries in inv messages.
+pub(crate) const INV_TYPE: Label = Label {
     name: "inv_type",
     values: &["Tx", "Block", "WTx", "WitnessTx", "WitnessBlock", "CompactBlock", "Unknown", "Error", "None"],
 };
@@ -353,7 +354,8 @@ fn ping_width(nonce: u64) -> usize {
     }
 }
 
-fn inv_type(item: Option<&Item>) -> usize {
+/// The position of a type in [`INV_TYPE`].
+pub(crate) fn inv_type(item: Option<&Item>) -> usize {
     match item {
         Some(Item::Transaction(_)) => TX,
         Some(Item::Block(_)) => 1,

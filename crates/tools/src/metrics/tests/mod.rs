@@ -1,6 +1,9 @@
 //! What is counted, against counting by other means; and what hostile events can do to it.
 
+mod lines;
+mod nodes;
 mod reference;
+mod rpc;
 mod running;
 
 use std::collections::BTreeMap;
@@ -10,7 +13,8 @@ use peer_observer_events::proto::bitcoin_primitives::address::Address as Net;
 use peer_observer_events::proto::bitcoin_primitives::{Address, InventoryItem, inventory_item::Item};
 use peer_observer_events::proto::ebpf_extractor::Ebpf;
 use peer_observer_events::proto::ebpf_extractor::connection::{
-    ClosedConnection, Connection, ConnectionEvent, InboundConnection, MisbehavingConnection, connection_event,
+    ClosedConnection, Connection, ConnectionEvent, InboundConnection, MisbehavingConnection,
+    OutboundConnection, connection_event,
 };
 use peer_observer_events::proto::ebpf_extractor::mempool::{
     Added, MempoolEvent, Rejected, Removed, Replaced, mempool_event,
@@ -84,7 +88,7 @@ fn conn(addr: &str, network: u32) -> Connection {
 fn after(deliveries: &[Delivery]) -> Samples {
     let mut metrics = metrics();
     metrics.observe_batch(deliveries);
-    samples(&metrics.render())
+    samples(&metrics.render(Format::Text))
 }
 
 /// Asserts that these series, without `peerobserver_`, have these values; a negative value stands for no such series.
@@ -136,7 +140,14 @@ fn a_recorded_tour_counts_as_counted_by_hand() {
             ("pipeline_events_without_origin", 1646.0),
         ],
     );
-    let known = ["runtime", "validation", "pipeline", "conn_inbound_current", "conn_outbound_current"];
+    let known = [
+        "runtime",
+        "validation",
+        "pipeline",
+        "conn_inbound_current",
+        "conn_outbound_current",
+        "connections_open",
+    ];
     let known = |series: &str| known.iter().any(|k| series.starts_with(&format!("peerobserver_{k}")));
     // Peers on this machine announce addresses of their own subnet.
     let announced = |series: &str| series.starts_with("peerobserver_p2p_address_");
@@ -399,7 +410,7 @@ fn connections_count_on_the_lists_that_their_address_is_on() {
             existing_connections: 11,
         })));
     }
-    let counted = samples(&metrics.render());
+    let counted = samples(&metrics.render(Format::Text));
     expect(
         &counted,
         &[
@@ -427,7 +438,7 @@ fn a_million_user_agents_take_bounded_memory_and_are_all_counted() {
         }
     }
     metrics.observe_batch(&batch);
-    let page = metrics.render();
+    let page = metrics.render(Format::Text);
     assert!(page.len() < 200_000, "a page of {} bytes", page.len());
     let counted = samples(&page);
     let name = "peerobserver_p2p_version_useragent";
@@ -451,7 +462,7 @@ fn known_messages_keep_their_series_in_a_flood_of_unknown_ones() {
         }
     }
     metrics.observe(&message("192.0.2.1:1", true, "getcfcheckpt", Msg::Verack(true)));
-    let counted = samples(&metrics.render());
+    let counted = samples(&metrics.render(Format::Text));
     let labels = "connection_type=\"1\",direction=\"inbound\"";
     expect(&counted, &[(&format!("p2p_message_count{{message=\"getcfcheckpt\",{labels}}}"), 1.0)]);
     assert_eq!(sum(&counted, "peerobserver_p2p_message_count"), 3001.0);
@@ -508,7 +519,7 @@ fn extreme_events_are_counted_and_break_nothing() {
     let empty = Event { timestamp: 0, origin: None, peer_observer_event: None };
     metrics.observe(&Delivery { subject: Subject::Rpc, event: Arc::new(empty) });
 
-    let counted = samples(&metrics.render());
+    let counted = samples(&metrics.render(Format::Text));
     assert!(counted.keys().all(|series| series.len() < 1200));
     expect(
         &counted,
@@ -570,7 +581,7 @@ fn latency_is_from_the_probe_to_here() {
     Arc::get_mut(&mut delivery.event).unwrap().origin = Some(origin);
     metrics.observe_at(&delivery, 1_000_300_000);
     metrics.observe_at(&delivery, 999_000_000);
-    let counted = samples(&metrics.render());
+    let counted = samples(&metrics.render(Format::Text));
     expect(
         &counted,
         &[
@@ -600,7 +611,7 @@ fn books_of_processes_and_sessions_add_up() {
     // The node was restarted, then the extractor.
     books(1, 11, 5, 5);
     books(2, 11, 7, 6);
-    let counted = samples(&metrics.render());
+    let counted = samples(&metrics.render(Format::Text));
     let labels = "{node=\"alice\",tracepoint=\"net:inbound_message\"}";
     expect(
         &counted,
@@ -621,7 +632,7 @@ fn hostile_books_take_bounded_memory_and_count_as_they_say() {
         let book = TracepointBook { tracepoint, hits: 1, dropped: u64::MAX, unread: 0, published: 0 };
         metrics.observe(&delivery(PeerObserverEvent::Books(Books { pid, tracepoints: vec![book] }), 0));
     }
-    let counted = samples(&metrics.render());
+    let counted = samples(&metrics.render(Format::Text));
     assert_eq!(sum(&counted, "peerobserver_pipeline_hits"), 20_000.0);
     assert_eq!(sum(&counted, "peerobserver_pipeline_hits_dropped"), u64::MAX as f64);
 }
@@ -645,8 +656,9 @@ fn settings_without_flags_are_those_without_a_file() {
 #[test]
 fn the_names_are_those_that_dashboards_query() {
     let mut expected = include_str!("names.txt").lines().filter(|line| !line.starts_with('#'));
-    let registry = metrics().registry;
-    let mut ours: Vec<&str> = registry.names().collect();
+    let registry = metrics();
+    let nodes = registry.nodes.all.iter().map(|node| &node.registry);
+    let mut ours: Vec<&str> = nodes.chain([&registry.registry]).flat_map(registry::Registry::names).collect();
     ours.retain(|name| !name.starts_with("peerobserver_pipeline_"));
     let missing: Vec<_> = expected.by_ref().filter(|name| !ours.contains(name)).collect();
     assert!(missing.is_empty(), "{missing:?}");

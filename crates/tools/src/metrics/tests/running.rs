@@ -11,7 +11,7 @@ use crate::tour::tour;
 
 async fn scrape(address: std::net::SocketAddr) -> Samples {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     samples(answer.split_once("\r\n\r\n").unwrap().1)
@@ -64,10 +64,10 @@ async fn a_list_that_changes_counts_from_then_on() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let list = format!("gmax={}", file.path().display()).parse().unwrap();
     let config = Config { ip_lists: vec![list], ..Config::default() };
-    let watch = lists::Watch::new(&config.ip_lists);
+    let watch = known::Watch::new(&config);
     let metrics = Arc::new(Mutex::new(Metrics::new(&config).unwrap()));
     let stop = CancellationToken::new();
-    let renewal = tokio::spawn(renew_lists(watch, metrics.clone(), Duration::from_millis(5), stop.clone()));
+    let renewal = tokio::spawn(renew_known(watch, metrics.clone(), Duration::from_millis(5), stop.clone()));
     std::fs::write(file.path(), "192.0.2.1\n").unwrap();
     file.as_file().set_modified(std::time::UNIX_EPOCH).unwrap();
 
@@ -76,7 +76,7 @@ async fn a_list_that_changes_counts_from_then_on() {
         existing_connections: 1,
     }));
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-    while samples(&locked(&metrics).render())["peerobserver_conn_inbound_banlist_gmax"] == 0.0 {
+    while samples(&locked(&metrics).render(Format::Text))["peerobserver_conn_inbound_banlist_gmax"] == 0.0 {
         assert!(tokio::time::Instant::now() < deadline, "the list is not read again");
         locked(&metrics).observe(&opened);
         tokio::task::yield_now().await;

@@ -1,0 +1,199 @@
+//! Several nodes, what goes stale, and what 24 hours of hostile events can do to memory.
+
+use super::*;
+
+fn of(node: &str, mut delivery: Delivery) -> Delivery {
+    let origin = Origin { node: node.into(), extractor: 1, session: 1, sequence: 1, time_ns: 1 };
+    Arc::get_mut(&mut delivery.event).unwrap().origin = Some(origin);
+    delivery
+}
+
+fn opened() -> Delivery {
+    connection(connection_event::Event::Inbound(InboundConnection {
+        conn: conn("192.0.2.1:1", 1),
+        existing_connections: 3,
+    }))
+}
+
+#[test]
+fn nodes_are_told_apart_on_request_only() {
+    let events = [of("alice", opened()), of("bob", opened()), of("bob", opened()), opened()];
+    expect(&after(&events), &[("conn_inbound", 4.0)]);
+
+    let config = Config { node_label: true, ..Config::default() };
+    let mut metrics = Metrics::new(&config).unwrap();
+    metrics.observe_batch(&events);
+    let page = metrics.render(Format::Text);
+    assert_eq!(page.matches("# TYPE peerobserver_conn_inbound counter").count(), 1);
+    expect(
+        &samples(&page),
+        &[
+            ("conn_inbound{node=\"alice\"}", 1.0),
+            ("conn_inbound{node=\"bob\"}", 2.0),
+            ("conn_inbound{node=\"node\"}", 1.0),
+            ("conn_inbound_network{node=\"bob\",network=\"1\"}", 2.0),
+            ("conn_inbound", -1.0),
+        ],
+    );
+}
+
+#[test]
+fn a_flood_of_nodes_shares_what_is_left() {
+    let config = Config { node_label: true, max_label_values: 10, ..Config::default() };
+    let mut metrics = Metrics::new(&config).unwrap();
+    for i in 0..1000 {
+        metrics.observe(&of(&format!("node {i}"), opened()));
+    }
+    let counted = samples(&metrics.render(Format::Text));
+    assert_eq!(sum(&counted, "peerobserver_conn_inbound"), 1000.0);
+    expect(&counted, &[("conn_inbound{node=\"other\"}", 744.0), ("conn_inbound{node=\"node 0\"}", 1.0)]);
+}
+
+#[test]
+fn what_is_not_seen_any_more_is_exported_no_more() {
+    let config = Config { node_label: true, ..Config::default() };
+    let mut metrics = Metrics::new(&config).unwrap();
+    metrics.observe(&of("alice", version("192.0.2.1:1", true, "/old/")));
+    metrics.observe(&of("gone", opened()));
+    metrics.observe(&of("alice", rpc::peers(vec![rpc::peer("192.0.2.1:1", true)])));
+    for _ in 0..3 {
+        metrics.expire(2);
+        metrics.observe(&of("alice", version("192.0.2.1:1", true, "/new/")));
+    }
+    expect(
+        &samples(&metrics.render(Format::Text)),
+        &[
+            ("p2p_version_useragent{node=\"alice\",useragent=\"/old/\"}", -1.0),
+            ("p2p_version_useragent{node=\"alice\",useragent=\"/new/\"}", 3.0),
+            ("p2p_version_useragent{node=\"alice\",useragent=\"other\"}", 1.0),
+            (
+                "p2p_message_count{node=\"alice\",message=\"version\",connection_type=\"1\",direction=\"inbound\"}",
+                4.0,
+            ),
+            ("rpc_peer_info_connection_type_peers{node=\"alice\",connection_type=\"inbound\"}", -1.0),
+            ("conn_inbound{node=\"gone\"}", -1.0),
+        ],
+    );
+}
+
+#[test]
+fn peers_are_counted_by_their_system_where_there_is_a_map() {
+    let files = [tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap()];
+    // RETURN 1 for whatever address: bits 0, 0, and 15 times 0.
+    std::fs::write(files[0].path(), [0; 3]).unwrap();
+    std::fs::write(files[1].path(), "AS1 Example\n").unwrap();
+    let config = Config {
+        asmap_file: Some(files[0].path().into()),
+        as_names_file: Some(files[1].path().into()),
+        ..Config::default()
+    };
+    assert!(check(&config).iter().any(|finding| finding.ok && finding.what.contains("map of AS")));
+    let mut metrics = Metrics::new(&config).unwrap();
+    let closed = ClosedConnection { conn: conn("192.0.2.1:1", 1), time_established: 0 };
+    let outbound = OutboundConnection { conn: conn("x.onion:1", 3), existing_connections: 1 };
+    metrics.observe_batch(&[
+        rpc::peers(vec![
+            rpc::peer("192.0.2.1:1", true),
+            rpc::peer("[2001:db8::1]:1", true),
+            rpc::peer("x.onion:1", true),
+            rpc::peer("192.0.2.1:1", false),
+        ]),
+        opened(),
+        connection(connection_event::Event::Outbound(outbound)),
+        connection(connection_event::Event::Closed(closed)),
+    ]);
+    let example = "asn=\"1\",as_name=\"Example\"}";
+    for (series, value) in [
+        (format!("rpc_peer_info_as_peers{{direction=\"inbound\",{example}"), 2.0),
+        (format!("rpc_peer_info_as_peers{{direction=\"outbound\",{example}"), 1.0),
+        ("rpc_peer_info_as_diversity{direction=\"inbound\"}".to_owned(), 0.5),
+        ("rpc_peer_info_as_distinct{direction=\"inbound\"}".to_owned(), 1.0),
+        ("rpc_peer_info_as_unmapped_peers{direction=\"inbound\"}".to_owned(), 1.0),
+        ("rpc_peer_info_as_unmapped_peers{direction=\"outbound\"}".to_owned(), 0.0),
+        (format!("conn_inbound_as{{{example}"), 1.0),
+        (format!("conn_closed_as{{{example}"), 1.0),
+        ("conn_outbound_as{asn=\"0\",as_name=\"\"}".to_owned(), 1.0),
+    ] {
+        expect(&samples(&metrics.render(Format::Text)), &[(&series, value)]);
+    }
+}
+
+#[test]
+fn a_name_is_among_the_names_that_tests_expect() {
+    // A line of a test, as text: the only list that cannot claim what is not tested.
+    let tests = [
+        include_str!("mod.rs"),
+        include_str!("reference.rs"),
+        include_str!("rpc.rs"),
+        include_str!("lines.rs"),
+        include_str!("nodes.rs"),
+    ]
+    .concat();
+    let short = |name: &str| name.trim_start_matches("peerobserver_").to_owned();
+    // Parts of names that tests put in.
+    let put_in = [
+        ("{kind}", "addr"),
+        ("{kind}", "addrv2"),
+        ("{name}", "rpc_getrawaddrman"),
+        ("p2p_address_", "p2p_address_selfannouncements{ p2p_address_subnetannouncements{"),
+        ("invs_{kind}", "invs_homogeneous"),
+        ("invs_{kind}", "invs_heterogeneous"),
+        ("reconstruction_{metric}", "reconstruction_count"),
+        ("reconstruction_{metric}", "reconstruction_time"),
+    ];
+    let tests: String = put_in.iter().map(|(from, to)| tests.replace(from, to)).collect();
+    let mentioned = |name: &str| {
+        let ends = ["\"", "{", "_bucket", "_sum", "_count"];
+        ends.iter().any(|end| tests.contains(&format!("{}{end}", short(name))))
+    };
+    let names = include_str!("names.txt").lines().filter(|line| !line.starts_with('#'));
+    let untested: Vec<_> = names.filter(|name| !mentioned(name)).collect();
+    assert!(untested.is_empty(), "{untested:#?}");
+}
+
+/// Memory of this process, bytes.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+}
+
+#[test]
+fn a_day_of_label_values_that_never_come_twice_takes_less_than_100_mb() {
+    // A hundred each second: what a sketch has not forgotten after 100,000 of a kind, it will not forget after millions.
+    const EACH: u64 = 100_000;
+    let mut metrics = Metrics::new(&Config { max_label_values: 2000, ..Config::default() }).unwrap();
+    let before = resident();
+    for i in 0..EACH {
+        let long = format!("{i}{}", "x".repeat(300));
+        let from = format!("10.{}.{}.{}:1", i >> 16 & 255, i >> 8 & 255, i & 255);
+        let addresses = vec![entry(i, i, Some(Net::Ipv4(long.clone())))];
+        let reject = Reject { rejected_command: long.clone(), reason: 1, ..Default::default() };
+        let rejected =
+            mempool_event::Event::Rejected(Rejected { reason: long.clone(), ..Default::default() });
+        let misbehaving = MisbehavingConnection { id: i, message: long.clone() };
+        let mut peers: Vec<_> = vec![rpc::peer(&from, true); 3];
+        for (k, peer) in peers.iter_mut().enumerate() {
+            peer.version = (i * 3 + k as u64) as u32;
+            peer.network.clone_from(&long);
+            peer.mapped_as = peer.version;
+        }
+        metrics.observe_batch(&[
+            version(&from, true, &long),
+            message(&from, true, &long, Msg::Reject(reject)),
+            message(&from, true, "addr", Msg::Addr(Addr { addresses: addresses.clone() })),
+            message(&from, true, "addrv2", Msg::Addrv2(AddrV2 { addresses })),
+            message(&from, true, "addrv2", Msg::Emptyaddrv2(true)),
+            message(&from, true, "ping", Msg::Oldping(true)),
+            message(&from, true, "feefilter", Msg::Feefilter(FeeFilter { fee: i as i64 })),
+            ebpf(EbpfEvent::Mempool(MempoolEvent { event: Some(rejected) }), i),
+            connection(connection_event::Event::Misbehaving(misbehaving)),
+            rpc::peers(peers),
+        ]);
+    }
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 100 << 20, "{} MB", grown >> 20);
+    let counted = samples(&metrics.render(Format::Text));
+    assert_eq!(sum(&counted, "peerobserver_conn_misbehaving_reason"), EACH as f64);
+    assert!(sum(&counted, "peerobserver_observer_label_values_folded") > 9.0 * (EACH - 2001) as f64);
+}
