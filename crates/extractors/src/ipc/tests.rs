@@ -78,7 +78,7 @@ impl Running {
 
     async fn metric(&self, name: &str) -> u64 {
         let mut stream = TcpStream::connect(self.metrics).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
         let mut page = String::new();
         stream.read_to_string(&mut page).await.unwrap();
         let line = page.lines().find_map(|line| line.strip_prefix(&format!("ipcextractor_{name} ")));
