@@ -1,7 +1,8 @@
 //! The calls of a connection, and which schema the node has.
 //!
-//! All releases number `getTip` and `waitTipChanged` the same, but not `makeMining`, which leads there. So one set of types, that of
-//! the newest release, does for all: a node that does not know the newest number is asked with the older one.
+//! What is used here differs between releases in the number of `makeMining` and in what a missing `timeout` of `waitTipChanged` means.
+//! So one set of types, that of the newest release, does for all: a node that does not know the newest number is asked with
+//! the older one, and gets its timeouts in the older form.
 
 use std::time::Duration;
 
@@ -184,8 +185,7 @@ impl<'a> Client<'a> {
         let mut request = self.mining.wait_tip_changed_request();
         let mut params = request.get();
         params.set_current_tip(&known.hash);
-        // Milliseconds (Bitcoin Core src/interfaces/mining.h, `MillisecondsDouble`).
-        params.set_timeout(longest.as_secs_f64() * 1e3);
+        params.set_timeout(self.schema.timeout(longest));
         params.init_context().set_thread(self.thread.clone());
         let answer = self.calls.answer(method, request.send().promise).await?;
         let answer = answer.get().map_err(failed)?;

@@ -27,6 +27,9 @@ const DURATION: Edges = Edges {
     divisor: 1_000_000_000,
 };
 
+/// Default of timeouts from Core 31 on (src/ipc/capnp/mining.capnp, `maxDouble`).
+pub(super) const MAX_DOUBLE: f64 = f64::MAX;
+
 /// What is done with a node, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Method {
@@ -76,9 +79,9 @@ impl Method {
 /// Which schema a node has: that of which release of Bitcoin Core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Schema {
-    /// `Init.makeMining` is method 2.
+    /// `Init.makeMining` is method 2, and the timeout of `Mining.waitTipChanged` has no default.
     Core30,
-    /// `Init.makeMining` is method 3.
+    /// `Init.makeMining` is method 3, and the timeout of `Mining.waitTipChanged` is for ever when it is left out.
     Core31,
     /// `Mining` has `getTransactionsByTxID`, too. Later ones are seen as this one as long as they keep what is used here.
     Core32,
@@ -90,6 +93,18 @@ impl Schema {
     /// The major version of Bitcoin Core.
     pub(super) fn version(self) -> &'static str {
         Schema::NAMES[self as usize]
+    }
+
+    /// What to put into `timeout` of `waitTipChanged`, of the types of Core 32, so that the node reads this time.
+    ///
+    /// It reads milliseconds (Bitcoin Core src/interfaces/mining.h, `MillisecondsDouble`). On the wire a field is XORed with its default
+    /// (capnproto.org/encoding.html, "Default Values"), so the default that Core 30 lacks has to be in there once more.
+    pub(super) fn timeout(self, time: Duration) -> f64 {
+        let ms = time.as_secs_f64() * 1e3;
+        match self {
+            Schema::Core30 => f64::from_bits(ms.to_bits() ^ MAX_DOUBLE.to_bits()),
+            Schema::Core31 | Schema::Core32 => ms,
+        }
     }
 }
 

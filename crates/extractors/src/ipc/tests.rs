@@ -176,9 +176,13 @@ async fn a_tip_that_stays_is_told_again_at_intervals_also_by_a_node_that_cannot_
 async fn the_schemas_of_all_releases_are_told_apart() {
     for (kind, schema) in [(Kind::Core30, "30"), (Kind::Core31, "31"), (Kind::Core32, "32")] {
         let (_folder, socket) = place();
-        let _node = FakeNode::start(&socket, Control::new(kind));
+        let control = Control::new(kind);
+        let _node = FakeNode::start(&socket, control.clone());
         let mut running = start(&socket, NEVER, NEVER).await;
         assert_eq!(running.next().await.0, 1);
+        wait_for!(control.calls("waitTipChanged") == 1);
+        control.set_tip(Some(2));
+        assert_eq!(running.next().await.0, 2);
         assert_eq!(running.metric(&format!("connections_total{{schema=\"{schema}\"}}")).await, 1);
         for method in Method::ALL {
             assert_eq!(running.errors(method.name()).await, 0, "{schema} {}", method.name());
