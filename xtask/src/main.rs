@@ -8,6 +8,9 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod bpf;
 mod check_node;
+mod committed;
+mod dashboards;
+mod metrics;
 mod proto;
 mod schema;
 
@@ -50,6 +53,18 @@ enum Regenerate {
         #[arg(long)]
         check: bool,
     },
+    /// The Grafana dashboards in dashboards/, from dashboards/source/
+    Dashboards {
+        /// Fail when what is committed differs, and write nothing
+        #[arg(long)]
+        check: bool,
+    },
+    /// docs/metrics.md, from the metrics that the program registers
+    Metrics {
+        /// Fail when what is committed differs, and write nothing
+        #[arg(long)]
+        check: bool,
+    },
     /// The list of numbers, names and types that the schema must keep; refuses changes that break readers
     SchemaLock {
         /// Fail when what is committed differs, and write nothing
@@ -68,6 +83,12 @@ fn main() -> Result<()> {
         Chore::Regenerate(Regenerate::Proto { check: true }) => proto::check(&root),
         Chore::Regenerate(Regenerate::Bpf { check: false }) => bpf::regenerate(&root),
         Chore::Regenerate(Regenerate::Bpf { check: true }) => bpf::check(&root),
+        Chore::Regenerate(Regenerate::Dashboards { check }) => {
+            committed::apply(&root, dashboards::files(&root)?, check)
+        }
+        Chore::Regenerate(Regenerate::Metrics { check }) => {
+            committed::apply(&root, metrics::files(&root)?, check)
+        }
         Chore::Regenerate(Regenerate::SchemaLock { check: false }) => schema::regenerate(&root),
         Chore::Regenerate(Regenerate::SchemaLock { check: true }) => schema::check(&root),
     }

@@ -164,6 +164,19 @@ pub(crate) struct Family {
     pub(crate) values: Values,
 }
 
+/// What a family is, for documents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// Its name.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Its labels, without `le`.
+    pub labels: Vec<&'static str>,
+    /// What it counts or measures, in which unit.
+    pub help: &'static str,
+}
+
 /// All metrics of a program's part.
 #[derive(Debug)]
 pub struct Registry {
@@ -210,6 +223,26 @@ impl Registry {
     /// The names of all families, in the order in which they were registered.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.families.iter().map(|family| family.name)
+    }
+
+    /// What every family is, in the order in which they were registered.
+    pub fn describe(&self) -> impl Iterator<Item = Description> {
+        self.families.iter().map(|family| {
+            let (kind, key_labels) = match family.values {
+                Values::Counters { .. } => ("counter", &[][..]),
+                Values::Table { key_labels, .. } => ("counter", key_labels),
+                Values::Gauge(_) | Values::Float(_) => ("gauge", &[][..]),
+                Values::Snapshot { key_labels, .. } => ("gauge", key_labels),
+                Values::Histograms { .. } => ("histogram", &[][..]),
+            };
+            let labels = family.labels.iter().map(|label| label.name);
+            Description {
+                name: family.name,
+                kind,
+                labels: key_labels.iter().copied().chain(labels).collect(),
+                help: family.help,
+            }
+        })
     }
 
     /// Registers a counter without labels.

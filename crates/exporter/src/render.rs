@@ -7,7 +7,7 @@
 use std::fmt::Write;
 
 use crate::labels::SEPARATOR;
-use crate::registry::{Edges, Family, HistogramState, Label, Registry, Values};
+use crate::registry::{Description, Edges, Family, HistogramState, Label, Registry, Values};
 
 /// A form of the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,12 @@ impl Format {
 
 /// Label that says how often a value of which metric was counted as `other`.
 const FOLDED: &str = "peerobserver_observer_label_values_folded";
+const FOLDED_HELP: &str = "How often a label value was seen that has no series of its own in the metric: it is in the series `other`.";
+
+/// What the family is that stands at the end of every page where a label value was counted as `other`.
+pub fn describe_folded() -> Description {
+    Description { name: FOLDED, kind: "counter", labels: vec!["metric"], help: FOLDED_HELP }
+}
 
 /// What stands on a page: registries of one layout, each with the node that it is of, where several nodes share a page.
 #[derive(Debug, Clone, Copy)]
@@ -142,12 +148,8 @@ fn in_exported_unit(value: u64, edges: Edges) -> String {
 
 /// How often a value was counted as `other`, a line for each family where it happened.
 fn render_folded<'a>(out: &mut String, parts: impl Iterator<Item = &'a Part<'a>>, format: Format) {
-    let family = Family {
-        name: FOLDED,
-        help: "How often a label value was seen that has no series of its own in the metric: it is in the series `other`.",
-        labels: Vec::new(),
-        values: Values::Counters { first: 0 },
-    };
+    let family =
+        Family { name: FOLDED, help: FOLDED_HELP, labels: Vec::new(), values: Values::Counters { first: 0 } };
     let mut page = Page { out, family: &family, format, node: None, started: false };
     for part in parts {
         page.node = part.node;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use peer_observer_exporter::registry::{CounterVec, Edges, HistogramVec, Label, Registry};
+use peer_observer_exporter::registry::{CounterVec, Description, Edges, HistogramVec, Label, Registry};
 use peer_observer_exporter::render;
 
 use super::methods::Method;
@@ -88,6 +88,11 @@ impl Metrics {
             }
         }
         Metrics { registry, duration, counts }
+    }
+
+    /// What each of them is.
+    pub(super) fn describe(&self) -> Vec<Description> {
+        self.registry.describe().collect()
     }
 
     /// A call brought a result after this time.

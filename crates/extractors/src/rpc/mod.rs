@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peer_observer_bus::{Finding, Publisher};
+use peer_observer_exporter::registry::Description;
 use peer_observer_exporter::server;
 use peer_observer_node::rpc::{self, Client, Limits, Login};
 use tokio::net::TcpListener;
@@ -86,6 +87,11 @@ pub enum Error {
     /// A part of the extractor ended without being asked to.
     #[error("asking the node failed, please report this: {0}")]
     Crashed(tokio::task::JoinError),
+}
+
+/// What the extractor's own metrics are.
+pub fn describe_metrics() -> Vec<Description> {
+    metrics::Metrics::new(std::iter::empty()).describe()
 }
 
 /// Whether the node can be asked, for `doctor`. Nothing when no login is given: then nobody wants to.

@@ -106,7 +106,8 @@ impl Live {
             }
         }
         self.open = open;
-        self.numbers.clear();
+        // Those of which there is none any more stay, as 0: an alert can see that.
+        self.numbers.values_mut().for_each(|number| *number = 0);
         for connection in self.open.values() {
             *self.numbers.entry(connection.kind).or_default() += 1;
         }
@@ -224,7 +225,7 @@ mod tests {
         live.resynchronise(&mut r, &[peer(7, "manual", T - 90_000)], T);
         assert_eq!(
             shown(&r),
-            ["{\"outbound\",\"ipv4\",\"manual\"} 1"],
+            ["{\"inbound\",\"ipv4\",\"inbound\"} 0", "{\"outbound\",\"ipv4\",\"manual\"} 1"],
             "the end of 5 and the begin of 7 were missed"
         );
     }
@@ -237,7 +238,10 @@ mod tests {
         live.opened(&mut r, &conn(2, ConnType::Inbound, 2), true, T - 10);
         live.closed(&mut r, 1, T - 10);
         live.resynchronise(&mut r, &[peer(1, "inbound", T - 60_000)], T);
-        assert_eq!(shown(&r), ["{\"inbound\",\"ipv6\",\"inbound\"} 1"]);
+        assert_eq!(
+            shown(&r),
+            ["{\"inbound\",\"ipv4\",\"inbound\"} 0", "{\"inbound\",\"ipv6\",\"inbound\"} 1"]
+        );
     }
 
     #[test]

@@ -403,6 +403,12 @@ impl Metrics {
         render::render_groups(&[&shared, &nodes], format)
     }
 
+    /// What every metric is, those of nodes first.
+    pub fn describe(&self) -> Vec<registry::Description> {
+        let nodes = self.nodes.all.iter().take(1).flat_map(|node| node.registry.describe());
+        nodes.chain(self.registry.describe()).chain([render::describe_folded()]).collect()
+    }
+
     fn observe_at(&mut self, delivery: &Delivery, now_ns: u64) {
         let r = &mut self.registry;
         self.pipeline.observe(r, delivery, now_ns);
