@@ -1,10 +1,10 @@
 //! Whether a node has started, and is not stopping.
 //!
-//! Its socket is there before its chain is, and until the process ends. A call of the Mining interface that comes too early ends a
-//! node of Bitcoin Core 30: an assertion on `m_node.chainman` fails (src/init.cpp, steps 4a and 7; from version 31 on, `makeMining`
-//! waits). A connection that comes too late keeps it from ending. Whoever connects again as soon as there is a socket would do
-//! either, so a node is left alone until it shows that it has started: by the thread that handles messages of peers, which
-//! comes last (step 12) and goes first.
+//! Its socket is there before its chain is, and until the process ends. A call of the Mining interface before there is a chain, or
+//! after, ends a node of Bitcoin Core 30: an assertion on `m_node.chainman` fails (src/init.cpp, steps 4a and 7; from version 31 on,
+//! `makeMining` waits). A connection at the very end meets another one, on `m_loop`. Whoever connects again as soon as there is a
+//! socket would do either, so a node is left alone until it shows that it has started: by the thread that handles messages of
+//! peers, which comes last (step 12) and goes first.
 
 use std::fs;
 use std::path::Path;
