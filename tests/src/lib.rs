@@ -5,18 +5,22 @@
 //! | module | what it is for |
 //! |---|---|
 //! | [`account`] | what became of hits: delivered or counted as lost |
+//! | [`everything`] | events of every kind that a metric counts, where the recordings have none |
 //! | [`extractor`] | the eBPF extractor, in the process of the test |
 //! | [`page`] | the page of the metrics tool |
 //! | [`plain`] | a NATS client that knows nothing of peer-observer |
 //! | [`program`] | the program, as users run it |
+//! | [`prometheus`] | a real Prometheus, and what it answers |
 //! | [`recorded`] | what the recordings hold, and what the public extractor made of the same hits |
 //! | [`strict`] | the public schema, and nothing else than the public schema |
 
 pub mod account;
+pub mod everything;
 pub mod extractor;
 pub mod page;
 pub mod plain;
 pub mod program;
+pub mod prometheus;
 pub mod recorded;
 pub mod strict;
 

@@ -82,6 +82,12 @@ pub fn openssl() -> Result<PathBuf, Missing> {
     program("openssl").ok_or_else(|| Missing::new("no openssl; install openssl"))
 }
 
+/// `prometheus` and `promtool`.
+pub fn prometheus() -> Result<(PathBuf, PathBuf), Missing> {
+    let found = program("prometheus").zip(program("promtool"));
+    found.ok_or_else(|| Missing::new("no prometheus; install prometheus"))
+}
+
 /// A file or folder of `../shared`, which is not part of the repository.
 pub fn shared(path: &str) -> Result<PathBuf, Missing> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(path);

@@ -1,0 +1,324 @@
+//! What is exported, against a real Prometheus: it understands it, our dashboards and rules show something, and so would those of
+//! the public peer-observer.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use peer_observer_bus::{Bus, Limits, Publisher, now_ns};
+use peer_observer_e2e::everything;
+use peer_observer_e2e::prometheus::Prometheus;
+use peer_observer_events::proto::observer::Source;
+use peer_observer_extractors::{capture, log, rpc};
+use peer_observer_testkit::fake_rpc::FakeRpc;
+use peer_observer_testkit::{data_dir, free_port, need, require};
+use peer_observer_tools::metrics;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+/// Time in which every query has to have an answer.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How far back the history goes that Prometheus is given, and the distance of its samples, s.
+const HISTORY: u64 = 26 * 3600;
+const STEP: u64 = 300;
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(repository().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+#[test]
+fn alerts_fire_when_they_should_and_say_what_to_do() {
+    let alerts = read("rules/alerts.yml");
+    let document = read("docs/alerts.md");
+    let names: Vec<&str> = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(names.len() >= 17, "{names:?}");
+    for name in names {
+        assert!(document.contains(&format!("\n## {name}\n")), "docs/alerts.md has nothing about {name}");
+        assert!(alerts.contains(&format!("runbook: docs/alerts.md#{}\n", name.to_lowercase())), "{name}");
+        let tests = read("rules/tests/alerts.yml");
+        let cases: Vec<&str> =
+            tests.split("alertname: ").filter(|case| case.starts_with(&format!("{name}\n"))).collect();
+        assert!(cases.iter().any(|case| case.contains("exp_labels")), "no test lets {name} fire");
+        assert!(cases.iter().any(|case| case.contains("exp_alerts: []")), "no test keeps {name} quiet");
+    }
+    let (_, promtool) = match need::prometheus() {
+        Ok(found) => found,
+        Err(missing) => return eprintln!("skipped: {missing}"),
+    };
+    let tests = repository().join("rules/tests/alerts.yml");
+    let output = Command::new(promtool).args(["test", "rules"]).arg(tests).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// Our exporters, fed with the recordings, and with events of every kind that these lack.
+struct Exporters {
+    metrics: String,
+    rpc: String,
+    ipc: String,
+    stop: CancellationToken,
+    log: PathBuf,
+    publishers: BTreeMap<i32, Publisher>,
+    _node: FakeRpc,
+}
+
+impl Exporters {
+    fn start(folder: &Path) -> Self {
+        let address = || format!("127.0.0.1:{}", free_port().unwrap());
+        let bus = Bus::in_process();
+        let stop = CancellationToken::new();
+        let (asmap, names, list, log) =
+            (folder.join("asmap"), folder.join("names"), folder.join("list"), folder.join("debug.log"));
+        // All addresses are in AS 1.
+        std::fs::write(&asmap, [0; 3]).unwrap();
+        std::fs::write(&names, "AS1 Example\n").unwrap();
+        std::fs::write(&list, "198.51.100.0/24\n").unwrap();
+        std::fs::write(&log, "").unwrap();
+        let lists = ["gmax", "monero", "tor_exit", "bitprojects"];
+        let metrics = metrics::Config {
+            metrics_address: address(),
+            ip_lists: lists
+                .iter()
+                .map(|name| format!("{name}={}", list.display()).parse().unwrap())
+                .collect(),
+            asmap_file: Some(asmap),
+            as_names_file: Some(names),
+            max_label_values: 50,
+            ..metrics::Config::default()
+        };
+        let subscriber = bus.subscriber("metrics", &metrics::subjects(&metrics), Limits::default());
+        let metrics_address = metrics.metrics_address.clone();
+        tokio::spawn(metrics::run(metrics, subscriber, stop.clone()));
+
+        let node = FakeRpc::start("user:password").unwrap();
+        node.play(&data_dir().join("rpc-samples")).unwrap();
+        let rpc = rpc::Config {
+            rpc_host: node.addr().to_string(),
+            rpc_user: Some("user".into()),
+            rpc_password: Some("password".into()),
+            prometheus_address: address(),
+            query_interval: 1,
+            query_interval_less_frequent: 1,
+            // These come from `everything`.
+            disable_getrawaddrman: true,
+            disable_getpeerinfo: true,
+            ..rpc::Config::default()
+        };
+        let rpc_address = rpc.prometheus_address.clone();
+        tokio::spawn(rpc::run(rpc, bus.publisher(Source::Rpc, "rpc"), stop.clone()));
+
+        let lines = log::Config {
+            log_file: Some(log.clone()),
+            log_state: Some(folder.join("place")),
+            ..log::Config::default()
+        };
+        tokio::spawn(log::run(lines, bus.publisher(Source::Log, "log"), stop.clone()));
+        let recording = data_dir().join("regtest-tour/tracepoints.bin.zst");
+        let recorded = capture::Config { recording: vec![recording], ..capture::Config::default() };
+        tokio::spawn(capture::run(recorded, bus.publisher(Source::Capture, "capture"), stop.clone()));
+        let ipc = address();
+        serve_ipc(&ipc);
+        let sources = [Source::Ebpf, Source::Rpc, Source::P2p, Source::Ipc];
+        let publishers = sources.map(|source| (source as i32, bus.publisher(source, "everything"))).into();
+        Exporters { metrics: metrics_address, rpc: rpc_address, ipc, stop, log, publishers, _node: node }
+    }
+
+    fn publish(&mut self, round: u64) {
+        let node: Arc<str> = "alice".into();
+        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        for (source, event) in everything::events(round, now_s) {
+            self.publishers.get_mut(&(source as i32)).unwrap().publish(&node, now_ns(), event);
+        }
+        let mut log = std::fs::OpenOptions::new().append(true).open(&self.log).unwrap();
+        log.write_all(everything::log_lines(round).as_bytes()).unwrap();
+    }
+}
+
+impl Drop for Exporters {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Stands for the IPC extractor, which not every build has: its metrics as docs/metrics.md names them, all at 1.
+fn serve_ipc(address: &str) {
+    let mut page = String::new();
+    for line in read("docs/metrics.md").lines().filter(|line| line.starts_with("| `ipcextractor_")) {
+        let columns: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let (name, label) = (columns[0].trim_matches('`'), columns[2]);
+        let labels = |more: &str| {
+            format!("{{{}{more}}}", if label.is_empty() { String::new() } else { format!("{label}=\"x\",") })
+        };
+        match columns[1] {
+            "histogram" => {
+                writeln!(
+                    page,
+                    "{name}_bucket{} 1\n{name}_sum{} 1\n{name}_count{} 1",
+                    labels("le=\"+Inf\""),
+                    labels(""),
+                    labels("")
+                )
+                .unwrap();
+            }
+            _ => writeln!(page, "{name}{} 1", labels("")).unwrap(),
+        }
+    }
+    assert_eq!(page.matches("ipcextractor_").count(), 9, "{page}");
+    let listener = std::net::TcpListener::bind(address).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut stream = stream;
+            let mut request = [0; 4096];
+            let _ = std::io::Read::read(&mut stream, &mut request);
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nConnection: close\r\n";
+            let _ = write!(stream, "{head}Content-Length: {}\r\n\r\n{page}", page.len());
+        }
+    });
+}
+
+/// Prometheus' configuration, our rules with intervals of a second, and a day of history for a value that varies.
+fn configure(folder: &Path, promtool: &Path, exporters: &Exporters) -> PathBuf {
+    for rules in ["recording.yml", "alerts.yml"] {
+        let text = read(&format!("rules/{rules}"));
+        let quick: Vec<&str> = text
+            .lines()
+            .map(|line| if line.starts_with("    interval: ") { "    interval: 1s" } else { line })
+            .collect();
+        std::fs::write(folder.join(rules), quick.join("\n")).unwrap();
+    }
+    let targets = [&exporters.metrics, &exporters.rpc, &exporters.ipc]
+        .map(|address| format!("\"{address}\""))
+        .join(", ");
+    let config = folder.join("prometheus.yml");
+    let text = format!(
+        "global:\n  scrape_interval: 1s\n  evaluation_interval: 1s\nrule_files: [recording.yml, alerts.yml]\n\
+         scrape_configs:\n  - job_name: peer-observer\n    static_configs:\n      - targets: [{targets}]\n        labels: {{host: alice}}\n"
+    );
+    std::fs::write(&config, text).unwrap();
+
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let mut history = String::from("# TYPE anomaly:adaptive:select gauge\n");
+    for (i, time) in (now - HISTORY..now).step_by(STEP as usize).enumerate() {
+        let value = [10, 100][i % 2];
+        writeln!(
+            history,
+            "anomaly:adaptive:select{{host=\"alice\",anomaly_name=\"history\",anomaly_type=\"latency\"}} {value} {time}"
+        )
+        .unwrap();
+    }
+    history.push_str("# EOF\n");
+    let file = folder.join("history.txt");
+    std::fs::write(&file, history).unwrap();
+    let mut backfill = Command::new(promtool);
+    backfill.args(["tsdb", "create-blocks-from", "openmetrics"]).arg(file).arg(folder.join("data"));
+    let output = backfill.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    config
+}
+
+/// The queries of our dashboards, with all nodes chosen.
+fn dashboard_queries() -> BTreeSet<(String, String)> {
+    let mut queries = BTreeSet::new();
+    for entry in std::fs::read_dir(repository().join("dashboards")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let dashboard: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        for panel in dashboard["panels"].as_array().unwrap() {
+            let title =
+                format!("{}: {}", dashboard["title"].as_str().unwrap(), panel["title"].as_str().unwrap());
+            assert!(!panel["description"].as_str().unwrap().is_empty(), "{title} has no description");
+            assert!(
+                !panel["fieldConfig"]["defaults"]["unit"].as_str().unwrap().is_empty(),
+                "{title} has no unit"
+            );
+            for target in panel["targets"].as_array().unwrap() {
+                let query = target["expr"].as_str().unwrap();
+                let query = ["$host", "$instance", "$node"]
+                    .iter()
+                    .fold(query.to_owned(), |q, name| q.replace(name, ".*"));
+                queries.insert((title.clone(), query.replace("$__rate_interval", "1m")));
+            }
+        }
+    }
+    queries
+}
+
+/// The names that rules record, and those of ours that their queries and those of alerts read.
+fn rule_queries() -> BTreeSet<(String, String)> {
+    let mut queries = BTreeSet::new();
+    for file in ["rules/recording.yml", "rules/alerts.yml"] {
+        for line in read(file).lines() {
+            if let Some(name) = line.trim().strip_prefix("- record: ") {
+                queries.insert((file.to_owned(), name.to_owned()));
+            }
+            if ["summary:", "description:", "runbook:", "labels:", "- name:"]
+                .iter()
+                .any(|key| line.trim().starts_with(key))
+            {
+                continue;
+            }
+            let words = line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
+            let ours = words.filter(|word| {
+                ["peerobserver_", "peerobserver:", "anomaly:"].iter().any(|start| word.starts_with(start))
+            });
+            // What is left of a regular expression is no name.
+            let names = ours.filter(|word| !["peerobserver_", "peerobserver_p2p_addr"].contains(word));
+            queries.extend(names.map(|name| (file.to_owned(), name.to_owned())));
+        }
+    }
+    queries
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_query_of_dashboards_and_rules_is_answered_and_so_is_every_public_name() {
+    require!(need::prometheus());
+    let (program, promtool) = need::prometheus().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut exporters = Exporters::start(folder.path());
+    let config = configure(folder.path(), &promtool, &exporters);
+    let prometheus = Prometheus::start(&program, &config, &folder.path().join("data")).unwrap();
+
+    let public = include_str!("../src/dashboard-metrics.txt").lines().filter(|line| !line.starts_with('#'));
+    let mut open: BTreeSet<(String, String)> =
+        public.map(|name| ("public".to_owned(), name.to_owned())).collect();
+    open.extend(dashboard_queries());
+    open.extend(rule_queries());
+    assert!(open.len() > 400, "{} queries", open.len());
+    let begin = Instant::now();
+    let mut round = 0;
+    while !open.is_empty() && begin.elapsed() < PATIENCE {
+        round += 1;
+        exporters.publish(round);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if round > 3 {
+            open.retain(|(place, query)| {
+                prometheus.series(query).unwrap_or_else(|e| panic!("{place}: {query}: {e}")) == 0
+            });
+        }
+    }
+    assert!(open.is_empty(), "nothing is shown for {open:#?}");
+
+    let rules = prometheus.get("/api/v1/rules").unwrap();
+    for rule in rules["data"]["groups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|group| group["rules"].as_array().unwrap())
+    {
+        assert_eq!(rule["health"], "ok", "{}: {}", rule["name"], rule["lastError"]);
+    }
+    let targets = prometheus.get("/api/v1/targets").unwrap();
+    for target in targets["data"]["activeTargets"].as_array().unwrap() {
+        assert_eq!(target["health"], "up", "{}", target["lastError"]);
+    }
+}
