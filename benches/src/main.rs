@@ -8,6 +8,7 @@
 //! | node_cost.rs | what a hit costs the node |
 //! | extractor.rs | CPU and memory of the eBPF extractor |
 //! | counting.rs | the metrics tool |
+//! | scrape.rs | the page of the metrics tool when it is as long as can be |
 //! | latency.rs | from the probe to a tool |
 //! | storm.rs | more hits than anyone can take |
 //! | micro.rs | decoding, encoding, the bus |
@@ -24,6 +25,7 @@ mod micro;
 mod node_cost;
 mod report;
 mod rig;
+mod scrape;
 mod storm;
 mod tour;
 
@@ -48,6 +50,8 @@ enum Name {
     Extractor,
     /// The metrics tool
     Metrics,
+    /// The page of the metrics tool
+    Scrape,
     /// From the probe to a tool
     Latency,
     /// Pings and blocks, more than anyone can take
@@ -70,6 +74,7 @@ fn main() -> Result<()> {
             Name::NodeCost => node_cost::measure(&mut report),
             Name::Extractor => extractor::measure(&mut report),
             Name::Metrics => counting::measure(&mut report, &runtime),
+            Name::Scrape => scrape::measure(&mut report, &runtime),
             Name::Latency => latency::measure(&mut report),
             Name::Storm => storm::measure(&mut report),
             Name::Micro => micro::measure(&mut report, &runtime),

@@ -7,6 +7,7 @@
 //! | [`account`] | what became of hits: delivered or counted as lost |
 //! | [`everything`] | events of every kind that a metric counts, where the recordings have none |
 //! | [`extractor`] | the eBPF extractor, in the process of the test |
+//! | [`flood`] | a metrics tool whose page is as long as others can make it |
 //! | [`page`] | the page of the metrics tool |
 //! | [`plain`] | a NATS client that knows nothing of peer-observer |
 //! | [`program`] | the program, as users run it |
@@ -17,6 +18,7 @@
 pub mod account;
 pub mod everything;
 pub mod extractor;
+pub mod flood;
 pub mod page;
 pub mod plain;
 pub mod program;

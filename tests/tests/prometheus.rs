@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use peer_observer_bus::{Bus, Limits, Publisher, now_ns};
-use peer_observer_e2e::everything;
 use peer_observer_e2e::prometheus::Prometheus;
+use peer_observer_e2e::{everything, flood};
 use peer_observer_events::proto::observer::Source;
+use peer_observer_exporter::render::Format;
 use peer_observer_extractors::{capture, log, rpc};
 use peer_observer_testkit::fake_rpc::FakeRpc;
 use peer_observer_testkit::{data_dir, free_port, need, require};
@@ -57,6 +58,14 @@ fn alerts_fire_when_they_should_and_say_what_to_do() {
     let tests = repository().join("rules/tests/alerts.yml");
     let output = Command::new(promtool).args(["test", "rules"]).arg(tests).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn a_page_with_every_label_at_its_limit_is_shorter_than_5_mb() {
+    let page = flood::full_metrics().unwrap().render(Format::Text);
+    assert!(page.len() < 5_000_000, "{} bytes", page.len());
+    let messages = page.lines().filter(|line| line.starts_with("peerobserver_p2p_message_count{")).count();
+    assert!(messages > 8_000, "{messages} series of messages: that is not the limit");
 }
 
 /// Our exporters, fed with the recordings, and with events of every kind that these lack.
