@@ -57,7 +57,8 @@ fn alerts_fire_when_they_should_and_say_what_to_do() {
     };
     let tests = repository().join("rules/tests/alerts.yml");
     let output = Command::new(promtool).args(["test", "rules"]).arg(tests).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
 }
 
 #[test]
@@ -71,6 +72,8 @@ fn a_page_with_every_label_at_its_limit_is_shorter_than_5_mb() {
 /// Our exporters, fed with the recordings, and with events of every kind that these lack.
 struct Exporters {
     metrics: String,
+    /// The same metrics in OpenMetrics, by node.
+    openmetrics: String,
     rpc: String,
     ipc: String,
     stop: CancellationToken,
@@ -105,7 +108,16 @@ impl Exporters {
         };
         let subscriber = bus.subscriber("metrics", &metrics::subjects(&metrics), Limits::default());
         let metrics_address = metrics.metrics_address.clone();
+        let openmetrics = metrics::Config {
+            metrics_address: address(),
+            openmetrics: true,
+            node_label: true,
+            ..metrics.clone()
+        };
+        let openmetrics_address = openmetrics.metrics_address.clone();
         tokio::spawn(metrics::run(metrics, subscriber, stop.clone()));
+        let subscriber = bus.subscriber("openmetrics", &metrics::subjects(&openmetrics), Limits::default());
+        tokio::spawn(metrics::run(openmetrics, subscriber, stop.clone()));
 
         let node = FakeRpc::start("user:password").unwrap();
         node.play(&data_dir().join("rpc-samples")).unwrap();
@@ -137,7 +149,16 @@ impl Exporters {
         serve_ipc(&ipc);
         let sources = [Source::Ebpf, Source::Rpc, Source::P2p, Source::Ipc];
         let publishers = sources.map(|source| (source as i32, bus.publisher(source, "everything"))).into();
-        Exporters { metrics: metrics_address, rpc: rpc_address, ipc, stop, log, publishers, _node: node }
+        Exporters {
+            metrics: metrics_address,
+            openmetrics: openmetrics_address,
+            rpc: rpc_address,
+            ipc,
+            stop,
+            log,
+            publishers,
+            _node: node,
+        }
     }
 
     fn publish(&mut self, round: u64) {
@@ -209,7 +230,9 @@ fn configure(folder: &Path, promtool: &Path, exporters: &Exporters) -> PathBuf {
     let config = folder.join("prometheus.yml");
     let text = format!(
         "global:\n  scrape_interval: 1s\n  evaluation_interval: 1s\nrule_files: [recording.yml, alerts.yml]\n\
-         scrape_configs:\n  - job_name: peer-observer\n    static_configs:\n      - targets: [{targets}]\n        labels: {{host: alice}}\n"
+         scrape_configs:\n  - job_name: peer-observer\n    static_configs:\n      - targets: [{targets}]\n        labels: {{host: alice}}\n\
+         \x20 - job_name: openmetrics\n    static_configs:\n      - targets: [\"{}\"]\n        labels: {{host: bob}}\n",
+        exporters.openmetrics
     );
     std::fs::write(&config, text).unwrap();
 
@@ -252,14 +275,17 @@ fn dashboard_queries() -> BTreeSet<(String, String)> {
             );
             for target in panel["targets"].as_array().unwrap() {
                 let query = target["expr"].as_str().unwrap();
-                let query = ["$host", "$instance", "$node"]
-                    .iter()
-                    .fold(query.to_owned(), |q, name| q.replace(name, ".*"));
+                let query = query.replace("$host", "alice").replace("$instance", ".*").replace("$node", ".*");
                 queries.insert((title.clone(), query.replace("$__rate_interval", "1m")));
             }
         }
     }
     queries
+}
+
+/// The series of a name that are not those in OpenMetrics.
+fn of_alice(name: &str) -> String {
+    format!("{name}{{host=\"alice\"}}")
 }
 
 /// The names that rules record, and those of ours that their queries and those of alerts read.
@@ -268,7 +294,7 @@ fn rule_queries() -> BTreeSet<(String, String)> {
     for file in ["rules/recording.yml", "rules/alerts.yml"] {
         for line in read(file).lines() {
             if let Some(name) = line.trim().strip_prefix("- record: ") {
-                queries.insert((file.to_owned(), name.to_owned()));
+                queries.insert((file.to_owned(), of_alice(name)));
             }
             if ["summary:", "description:", "runbook:", "labels:", "- name:"]
                 .iter()
@@ -282,7 +308,7 @@ fn rule_queries() -> BTreeSet<(String, String)> {
             });
             // What is left of a regular expression is no name.
             let names = ours.filter(|word| !["peerobserver_", "peerobserver_p2p_addr"].contains(word));
-            queries.extend(names.map(|name| (file.to_owned(), name.to_owned())));
+            queries.extend(names.map(|name| (file.to_owned(), of_alice(name))));
         }
     }
     queries
@@ -299,9 +325,16 @@ async fn every_query_of_dashboards_and_rules_is_answered_and_so_is_every_public_
 
     let public = include_str!("../src/dashboard-metrics.txt").lines().filter(|line| !line.starts_with('#'));
     let mut open: BTreeSet<(String, String)> =
-        public.map(|name| ("public".to_owned(), name.to_owned())).collect();
+        public.map(|name| ("public".to_owned(), of_alice(name))).collect();
     open.extend(dashboard_queries());
     open.extend(rule_queries());
+    for query in [
+        "peerobserver_conn_inbound_total{host=\"bob\",node=\"alice\"}",
+        "peerobserver_p2p_addr_addresses_bucket{host=\"bob\",node=\"alice\",le=\"1.0\"}",
+        "peerobserver_rpc_peer_info_addr_ratelimited_total{host=\"bob\",node=\"alice\"}",
+    ] {
+        open.insert(("openmetrics".to_owned(), query.to_owned()));
+    }
     assert!(open.len() > 400, "{} queries", open.len());
     let begin = Instant::now();
     let mut round = 0;
