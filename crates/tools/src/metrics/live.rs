@@ -14,6 +14,9 @@ use peer_observer_exporter::registry::{Registry, Snapshot};
 
 /// Connections that are remembered of a node. Bitcoin Core has 125 unless told otherwise.
 const MAX_CONNECTIONS: usize = 16_384;
+/// Peer ids count up from a node's start, but threads may tell of them out of order, by so much at most. A lower one is of a node that was
+/// started again.
+const OUT_OF_ORDER: u64 = 8;
 /// Connections that were closed and are remembered for [`TOLERANCE_MS`].
 const MAX_CLOSED: usize = 256;
 /// How far the time of getpeerinfo and those of tracepoints may be apart, ms: the answer takes time, and comes by another way.
@@ -40,6 +43,8 @@ pub(crate) struct Live {
     open: HashMap<u64, Open>,
     /// How many of each kind are open.
     numbers: HashMap<Kind, u32>,
+    /// The highest peer id that was opened.
+    highest: u64,
     /// Peer ids of the last connections that were closed, and when, ms: getpeerinfo may still list them.
     closed: HashMap<u64, u64>,
 }
@@ -55,6 +60,7 @@ impl Live {
             ),
             open: HashMap::new(),
             numbers: HashMap::new(),
+            highest: 0,
             closed: HashMap::new(),
         }
     }
@@ -63,6 +69,13 @@ impl Live {
     pub(crate) fn opened(&mut self, r: &mut Registry, conn: &Connection, inbound: bool, now_ms: u64) {
         let kind =
             Kind { inbound, network: network_of(conn.network), connection_type: type_of(conn.conn_type) };
+        if conn.peer_id.saturating_add(OUT_OF_ORDER) < self.highest {
+            self.open.clear();
+            self.closed.clear();
+            self.numbers.values_mut().for_each(|number| *number = 0);
+            self.highest = conn.peer_id;
+        }
+        self.highest = self.highest.max(conn.peer_id);
         self.closed.remove(&conn.peer_id);
         self.forget(conn.peer_id);
         if self.open.len() < MAX_CONNECTIONS {
@@ -215,6 +228,18 @@ mod tests {
         }
         assert_eq!(shown(&r)[0], "{\"inbound\",\"ipv4\",\"inbound\"} 1");
         assert!(shown(&r)[1..].iter().all(|line| line.ends_with(" 0")), "{:?}", shown(&r));
+    }
+
+    #[test]
+    fn connections_end_with_a_node_that_is_started_again() {
+        let mut r = Registry::new(100);
+        let mut live = Live::new(&mut r);
+        for id in [20, 22, 21] {
+            live.opened(&mut r, &conn(id, ConnType::Inbound, 1), true, T);
+        }
+        assert_eq!(shown(&r), ["{\"inbound\",\"ipv4\",\"inbound\"} 3"]);
+        live.opened(&mut r, &conn(0, ConnType::Inbound, 1), true, T);
+        assert_eq!(shown(&r), ["{\"inbound\",\"ipv4\",\"inbound\"} 1"]);
     }
 
     #[test]
