@@ -19,8 +19,12 @@ use peer_observer_testkit::standin::{Config, Pace, Source, StandIn, Synthetic, S
 use peer_observer_testkit::{data_dir, need, require};
 use tokio::time::sleep;
 
-/// How long NATS or a tool is away. The program is built for more; this is enough for every buffer but those under test to fill.
+/// How long NATS is away where it matters how long: the buffers of clients and of the kernel's sockets fill in less.
+const LONG_AWAY: Duration = Duration::from_secs(30);
+/// How long it is away elsewhere: enough for every buffer but those under test to fill.
 const AWAY: Duration = Duration::from_secs(5);
+/// How long a tool is stopped.
+const STOPPED: Duration = Duration::from_secs(10);
 /// What a node does meanwhile, hits a second.
 const RATE: f64 = 2_000.0;
 
@@ -113,7 +117,7 @@ async fn what_happens_while_the_server_is_away_is_published_when_it_is_back() {
     require!(need::root(), need::nats_server());
     let mut server = NatsServer::start().unwrap();
     let listener = Listener::start(&server.url(), ">").await;
-    let mut rig = Rig::start(&server, None, &load(AWAY.as_secs())).await;
+    let mut rig = Rig::start(&server, None, &load(LONG_AWAY.as_secs())).await;
     let mut fired = rig.fire().await;
     // Quiet, so that nothing is under way when it is killed.
     until("all is there", || account(&listener).total() == fired).await;
@@ -202,6 +206,20 @@ async fn a_frozen_server_loses_nothing() {
     assert_eq!((account.total_lost(), account.out_of_order, account.nonces_out_of_order), (0, 0, 0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_waits_for_room_on_the_way_to_the_server() {
+    require!(need::nats_server());
+    let server = NatsServer::start().unwrap();
+    let listener = Listener::start(&server.url(), ">").await;
+    let recording = data_dir().join("regtest-tour/tracepoints.bin.zst");
+    let args = ["extract", "capture", "-a", &server.url(), "--nats-spool-bytes", "65536", "--recording"];
+    let args: Vec<&str> = args.into_iter().chain(recording.to_str()).collect();
+    let output = tokio::task::block_in_place(|| program::output(&args));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    until("all is there", || account(&listener).total() + account(&listener).total_lost() >= 1653).await;
+    assert_eq!(account(&listener).total_lost(), 0);
+}
+
 fn fetch(address: SocketAddr) -> page::Samples {
     page::fetch(address).unwrap()
 }
@@ -213,7 +231,7 @@ async fn a_metrics_tool_that_was_stopped_counts_what_it_missed() {
     let server = NatsServer::start().unwrap();
     let client = connect(&server.url()).await;
     // Little enough for the server to hold, and then so much that it gives the tool up.
-    let pings = load(AWAY.as_secs());
+    let pings = load(STOPPED.as_secs());
     let block = Synthetic { message: SyntheticMessage::Block, count: 28, size: 4_000_000, threads: 1 };
     let blocks = Config { pace: Pace::PerSecond(4.0), ..Config::new(Source::Synthetic(block)) };
     for (config, is_given_up) in [(pings, false), (blocks, true)] {

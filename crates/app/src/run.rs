@@ -205,9 +205,17 @@ impl Parts {
                 outcome = std::mem::replace(&mut outcome, Ok(())).and(flatten(ended));
             }
         };
-        let begin = tokio::time::Instant::now();
+        let mut begin = tokio::time::Instant::now();
         if tokio::time::timeout(DELIVER, extractors).await.is_err() {
             tracing::warn!("an extractor does not end, leaving it");
+        }
+        if !stop.is_cancelled() {
+            // What an extractor left that came to its own end.
+            tokio::select! {
+                () = bus.drained() => {}
+                () = stop.cancelled() => {}
+            }
+            begin = tokio::time::Instant::now();
         }
         let unsent = bus.close(DELIVER.saturating_sub(begin.elapsed())).await;
         if unsent > 0 {

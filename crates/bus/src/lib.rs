@@ -73,6 +73,13 @@ impl Bus {
         }
     }
 
+    /// Waits until everything that was published has been handed to the server, for as long as that takes.
+    pub async fn drained(&self) {
+        if let Bus::Nats(nats) = self {
+            nats.drained().await;
+        }
+    }
+
     /// Ends the bus: what was published is delivered if that takes no longer than `patience`, then every subscriber sees
     /// the end. Returns the number of events that could not be handed over any more.
     pub async fn close(&self, patience: Duration) -> u64 {

@@ -90,7 +90,7 @@ pub struct PublisherStats {
     pub published: AtomicU64,
 }
 
-/// Publishes the events of one extractor, in order. Never waits.
+/// Publishes the events of one extractor, in order. Publishing never waits.
 pub struct Publisher {
     component: &'static str,
     kind: Kind,
@@ -120,6 +120,15 @@ impl Publisher {
     /// Publishes one event of `node` that happened at `time_ns` (since the UNIX epoch).
     pub fn publish(&mut self, node: &Arc<str>, time_ns: u64, event: PeerObserverEvent) {
         self.batch().publish(node, time_ns, event);
+    }
+
+    /// Publishes an event when there is room for it on its way. For what can wait, such as something recorded; what happens now has
+    /// to be published now. Within one process, there is nothing to wait for. Cancelled before its end, it publishes nothing.
+    pub async fn publish_when_it_fits(&mut self, node: &Arc<str>, time_ns: u64, event: PeerObserverEvent) {
+        if let Kind::Spooled { spool, .. } = &self.kind {
+            spool.queue.room(weight(&event)).await;
+        }
+        self.publish(node, time_ns, event);
     }
 
     /// For several events at once: they are handed on together when the batch is dropped, or when it gets large.

@@ -48,6 +48,7 @@ pub struct Queue<T> {
     limits: Limits,
     inner: Mutex<Inner<T>>,
     readable: Notify,
+    roomy: Notify,
 }
 
 /// How urgent an item is.
@@ -63,7 +64,7 @@ impl<T> Queue<T> {
     /// An empty queue.
     pub fn new(limits: Limits) -> Self {
         let inner = Inner { items: VecDeque::new(), bytes: 0, closed: false };
-        Queue { limits, inner: Mutex::new(inner), readable: Notify::new() }
+        Queue { limits, inner: Mutex::new(inner), readable: Notify::new(), roomy: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner<T>> {
@@ -81,10 +82,7 @@ impl<T> Queue<T> {
         let was_empty = inner.items.is_empty();
         for (item, weight, priority) in items {
             let room = match priority {
-                Priority::Normal => {
-                    inner.items.len() < self.limits.events
-                        && (inner.bytes + weight <= self.limits.bytes || inner.items.is_empty())
-                }
+                Priority::Normal => self.has_room(&inner, weight),
                 Priority::Reserve => inner.items.len() < self.limits.events + RESERVE,
             };
             if inner.closed || !room {
@@ -131,6 +129,7 @@ impl<T> Queue<T> {
                     }
                     let more = !inner.items.is_empty();
                     drop(inner);
+                    self.roomy.notify_one();
                     if more {
                         self.readable.notify_one();
                     }
@@ -144,10 +143,27 @@ impl<T> Queue<T> {
         }
     }
 
+    fn has_room(&self, inner: &Inner<T>, weight: usize) -> bool {
+        inner.items.len() < self.limits.events
+            && (inner.bytes + weight <= self.limits.bytes || inner.items.is_empty())
+    }
+
+    /// Waits until an item of that weight fits, or the queue is closed. For a writer that can wait, and is the only one.
+    pub async fn room(&self, weight: usize) {
+        let has_room = || {
+            let inner = self.lock();
+            inner.closed || self.has_room(&inner, weight)
+        };
+        while !has_room() {
+            self.roomy.notified().await;
+        }
+    }
+
     /// No more items; the reader gets what is there, then the end.
     pub fn close(&self) {
         self.lock().closed = true;
         self.readable.notify_one();
+        self.roomy.notify_one();
     }
 
     /// Number of items that wait, and their weight in bytes.
@@ -190,6 +206,26 @@ mod tests {
         let mut out = Vec::new();
         assert_eq!(q.recv_many(&mut out, 10).await, 1);
         assert_eq!(q.recv_many(&mut out, 10).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_waits_for_room_loses_nothing() {
+        let q = std::sync::Arc::new(Queue::new(Limits { events: 8, bytes: 1000 }));
+        let writer = tokio::spawn({
+            let q = q.clone();
+            async move {
+                for i in 0..1000 {
+                    q.room(10).await;
+                    assert_eq!(q.push(i, 10, Priority::Normal), Ok(()));
+                }
+                q.close();
+                q.room(10).await;
+            }
+        });
+        let mut out = Vec::new();
+        while q.recv_many(&mut out, 3).await > 0 {}
+        writer.await.unwrap();
+        assert_eq!(out, (0..1000).collect::<Vec<_>>());
     }
 
     #[tokio::test]

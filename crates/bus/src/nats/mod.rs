@@ -27,6 +27,9 @@ pub(crate) use publish::Spool;
 use crate::queue::Limits;
 use crate::subscriber::{Mailbox, Subscriber};
 
+/// How often to look whether everything was sent.
+const LOOK_AT_SPOOLS: Duration = Duration::from_millis(20);
+
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -152,6 +155,16 @@ impl Nats {
         });
         self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner).push(mailbox.clone());
         Subscriber::new(mailbox, Some(stop.drop_guard()))
+    }
+
+    pub(crate) async fn drained(&self) {
+        let unsent = || {
+            let writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+            writers.iter().any(|(spool, writer)| !writer.is_finished() && spool.unsent() > 0)
+        };
+        while unsent() {
+            tokio::time::sleep(LOOK_AT_SPOOLS).await;
+        }
     }
 
     pub(crate) async fn close(&self, patience: Duration) -> u64 {

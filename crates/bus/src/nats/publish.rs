@@ -18,7 +18,7 @@ use crate::queue::{Limits, Priority, Queue};
 /// Events on their way to the server.
 pub(crate) struct Spool {
     component: &'static str,
-    pub(super) queue: Queue<Pending>,
+    pub(crate) queue: Queue<Pending>,
     /// Taken from the queue by the writer, not yet sent.
     in_hand: AtomicU64,
     book: Mutex<LossBook>,

@@ -146,8 +146,11 @@ pub async fn play(
         if !pace.keep(record.time_ns, stop).await {
             break;
         }
-        publisher.publish(node, record.time_ns, convert::event(&record.hit));
-        events += 1;
+        let event = convert::event(&record.hit);
+        tokio::select! {
+            () = publisher.publish_when_it_fits(node, record.time_ns, event) => events += 1,
+            () = stop.cancelled() => break,
+        }
     }
     events
 }
@@ -185,8 +188,10 @@ async fn play_captures(
             size: message.message.payload.len() as u64,
             payload: &message.message.payload,
         });
-        publisher.publish(node, time_ns, convert::event(&hit));
-        events += 1;
+        tokio::select! {
+            () = publisher.publish_when_it_fits(node, time_ns, convert::event(&hit)) => events += 1,
+            () = stop.cancelled() => break,
+        }
     }
     events
 }
