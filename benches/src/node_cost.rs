@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use peer_observer_extractors::ebpf::kernel::{Kernel, LoadOptions, MAX_PAYLOAD};
 use peer_observer_node::hit::Tracepoint;
-use peer_observer_testkit::standin::{Config, Pace, Source, StandIn, Synthetic, SyntheticMessage, Variant};
+use peer_observer_testkit::standin::{Config, Source, StandIn, Synthetic, SyntheticMessage, Variant};
 
 use crate::measure::{median, smallest};
 use crate::report::Report;
@@ -15,12 +15,10 @@ use crate::rig::{Rig, Way};
 const ROUNDS: usize = 15;
 /// Hits of a round, flat out: fewer than the ring holds, so that none is dropped, which would be cheaper.
 const HITS: u64 = 10_000;
-const PACED_ROUNDS: usize = 5;
-const PACE: f64 = 100_000.0;
 
 pub(crate) fn measure(report: &mut Report) -> Result<()> {
     for size in [40, 100, 1000] {
-        let costs = compare(size, HITS, Pace::FlatOut, ROUNDS)?;
+        let costs = compare(size)?;
         let what = format!("node: cost of a hit of {size} B, flat out");
         let beside = format!(
             "empty program = 1.00; {:.0} ns against {:.0} (smallest: {:.0}, {:.0}; {:.0} while nobody reads the ring); {} lost",
@@ -33,11 +31,6 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
         );
         add(report, &what, size, costs.ours / costs.empty, beside);
     }
-    let costs = compare(100, PACE as u64, Pace::PerSecond(PACE), PACED_ROUNDS)?;
-    // The stand-in sleeps between hits, which costs more than a hit: only what the probe adds is compared.
-    let (ours, empty) = (costs.ours - costs.untraced, costs.empty - costs.untraced);
-    let beside = format!("empty program = 1.00; {ours:.0} ns against {empty:.0}; {} lost", costs.lost);
-    add(report, "node: cost of a hit of 100 B, at 100,000/s", 100, ours / empty, beside);
     Ok(())
 }
 
@@ -57,18 +50,14 @@ struct Costs {
     smallest_unread: f64,
     empty: f64,
     smallest_empty: f64,
-    /// The loop around the probe, with nothing attached.
-    untraced: f64,
     lost: u64,
 }
 
-fn compare(size: usize, count: u64, pace: Pace, rounds: usize) -> Result<Costs> {
-    let message = Synthetic { message: SyntheticMessage::Ping, count, size, threads: 1 };
-    let load = Config { pace, ..Config::new(Source::Synthetic(message)) };
+fn compare(size: usize) -> Result<Costs> {
+    let message = Synthetic { message: SyntheticMessage::Ping, count: HITS, size, threads: 1 };
+    let load = Config::new(Source::Synthetic(message));
     let mut rig = Rig::start(Way::InProcess, &load)?;
     let mut traced_by_nothing = StandIn::start(Variant::Core30, &load)?;
-    // Its probes have no semaphores: it goes through the motions with nothing attached.
-    let mut untraced = StandIn::start(Variant::Core24, &load)?;
     let mut read_later = StandIn::start(Variant::Core30, &load)?;
     let options =
         LoadOptions { ring_bytes: 16 << 20, max_payload: MAX_PAYLOAD, type_limits: BTreeMap::new() };
@@ -79,23 +68,22 @@ fn compare(size: usize, count: u64, pace: Pace, rounds: usize) -> Result<Costs> 
     let ring = kernel.ring()?;
     let reader = ring.reader(|_| ())?;
 
-    let (mut ours, mut empty, mut without, mut unread) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut empty, mut unread) = (Vec::new(), Vec::new(), Vec::new());
     let mut lost = 0;
     // The first round finds cold caches.
-    for round in 0..=rounds {
+    for round in 0..=ROUNDS {
         let fire = |standin: &mut StandIn| -> Result<f64> {
             standin.go()?;
             Ok(standin.report(Duration::from_secs(60))?.cpu_ns_per_hit)
         };
-        let (a, b) = (fire(&mut traced_by_nothing)?, fire(&mut untraced)?);
-        let c = fire(&mut read_later)?;
+        let of_nothing = fire(&mut traced_by_nothing)?;
+        let of_ours_unread = fire(&mut read_later)?;
         reader.consume()?;
         let firing = rig.fire()?;
         lost += firing.lost;
         if round > 0 {
-            empty.push(a);
-            without.push(b);
-            unread.push(c);
+            empty.push(of_nothing);
+            unread.push(of_ours_unread);
             ours.push(firing.report.cpu_ns_per_hit);
         }
     }
@@ -106,7 +94,6 @@ fn compare(size: usize, count: u64, pace: Pace, rounds: usize) -> Result<Costs> 
         smallest_unread: smallest(&unread),
         empty: median(&mut empty),
         smallest_empty: smallest(&empty),
-        untraced: median(&mut without),
         lost,
     })
 }

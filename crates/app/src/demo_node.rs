@@ -136,8 +136,11 @@ fn fire(hit: &Hit<'_>) -> bool {
             *sigops,
             *duration
         ),
-        // Not in the demo's recording, whose node had none of these.
-        Hit::UtxoCacheFlush { .. } | Hit::AddrmanAttemptAdd { .. } | Hit::AddrmanMoveToGood { .. } => false,
+        Hit::UtxoCacheFlush { duration_us, mode, coins, bytes, for_prune } => {
+            probe_lazy!(utxocache, flush, *duration_us, *mode, *coins, *bytes, *for_prune)
+        }
+        // Only patched nodes have these; the demo's recording is not of one.
+        Hit::AddrmanAttemptAdd { .. } | Hit::AddrmanMoveToGood { .. } => false,
     }
 }
 
