@@ -12,6 +12,7 @@
 //! | latency.rs | from the probe to a tool |
 //! | storm.rs | more hits than anyone can take |
 //! | micro.rs | decoding, encoding, the bus |
+//! | windows.rs | reading a log, asking over RPC |
 //! | rig.rs | a stand-in node, the extractor and a counting subscriber |
 //! | tour.rs | the recorded tour as hits and events |
 //! | measure.rs | CPU time, memory, medians |
@@ -28,6 +29,7 @@ mod rig;
 mod scrape;
 mod storm;
 mod tour;
+mod windows;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
@@ -58,6 +60,8 @@ enum Name {
     Storm,
     /// Decoding, encoding, the bus
     Micro,
+    /// Reading a log, asking over RPC
+    Windows,
 }
 
 fn main() -> Result<()> {
@@ -78,6 +82,7 @@ fn main() -> Result<()> {
             Name::Latency => latency::measure(&mut report),
             Name::Storm => storm::measure(&mut report),
             Name::Micro => micro::measure(&mut report, &runtime),
+            Name::Windows => windows::measure(&mut report),
         }
         .with_context(|| format!("measuring {name:?}"))?;
     }
