@@ -13,12 +13,14 @@
 //! | [`program`] | the program, as users run it |
 //! | [`prometheus`] | a real Prometheus, and what it answers |
 //! | [`recorded`] | what the recordings hold, and what the public extractor made of the same hits |
+//! | [`node`] | a stand-in with all windows: RPC, debug.log |
 //! | [`strict`] | the public schema, and nothing else than the public schema |
 
 pub mod account;
 pub mod everything;
 pub mod extractor;
 pub mod flood;
+pub mod node;
 pub mod page;
 pub mod plain;
 pub mod program;

@@ -43,6 +43,8 @@ pub fn path() -> &'static PathBuf {
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(path());
     command.args(args).env("NO_COLOR", "1");
+    // Places in logs are kept there, and nobody wants them of the nodes of tests.
+    command.env("STATE_DIRECTORY", std::env::temp_dir().join("peer-observer-e2e-state"));
     command
 }
 

@@ -240,12 +240,13 @@ mod tests {
         for conn_type in 0..=7 {
             assert_eq!(schema.check_event(&message(conn_type)), Ok(()), "{conn_type}");
         }
-        let cases: [(Vec<u8>, &str); 11] = [
+        let cases: [(Vec<u8>, &str); 12] = [
             (good[..good.len() - 1].to_vec(), "cut short"),
             (good[2..].to_vec(), "timestamp is there 0 times"),
             (vec![0x50, 1], "0 members of the oneof peer_observer_event"),
             (vec![0x50, 1, 0xaa, 0x06, 0], "0 members of the oneof peer_observer_event"),
-            (vec![0x50, 1, 0x1a, 0], "no field 3"),
+            (vec![0x50, 1, 0x32, 0], "no field 6"),
+            (vec![0x50, 1, 0x1a, 0], "0 members of the oneof p2p_event"),
             (vec![0x50, 1, 0x0a, 2, 0x1a, 0], "no field 3"),
             (event(&[]), "0 members of the oneof event"),
             (member(1, &added[..5]), "fee is there 0 times"),

@@ -131,7 +131,7 @@ pub(crate) fn execute(cli: Cli, matches: &ArgMatches) -> Result<()> {
         Command::Run { run, nats } => {
             sections.run = config::overlay(&sections.run, &run, matches)?;
             sections.nats = config::overlay(&sections.nats, &*nats, matches)?;
-            sections.run.apply(&mut sections.ebpf, &mut sections.metrics, &mut sections.logger);
+            sections.run.clone().apply(&mut sections);
             give_up_rights()?;
             run::runtime()?.block_on(run::everything(sections))
         }

@@ -173,6 +173,8 @@ components! {
         log: Log,
         /// Tell when the tip of a node's chain changes, over IPC (bitcoin-node -ipcbind=unix)
         ipc: Ipc,
+        /// Listen to nodes that dial us as a peer of theirs: ping times, what they relay, when blocks become visible
+        p2p: P2p,
         /// Play what was recorded: -capturemessages files, recordings of tracepoint hits
         capture: Capture,
     }
@@ -207,6 +209,7 @@ mod contract {
             "log.log_state=/proc/nonexistent/log.json".to_owned(),
             "ipc.ipc_socket_path=/nonexistent/node.sock".to_owned(),
             "ipc.prometheus_address=127.0.0.1:0".to_owned(),
+            "p2p.p2p_address=[\"127.0.0.1:0\"]".to_owned(),
             "rpc.rpc_host=127.0.0.1:1".to_owned(),
             "rpc.rpc_cookie_file=/nonexistent/.cookie".to_owned(),
             "rpc.prometheus_address=127.0.0.1:0".to_owned(),

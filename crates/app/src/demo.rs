@@ -74,9 +74,7 @@ fn missing(config: &Config) -> String {
     if config.no_probes {
         return "--no-probes".into();
     }
-    // What is said of nodes does not matter here: the demo brings its own.
-    let findings =
-        ebpf::check(&ebpf::Config { bitcoind_pid: Some(std::process::id()), ..Default::default() });
+    let findings = ebpf::check(&ebpf::Config::default());
     let bad: Vec<String> = findings.into_iter().filter(|f| !f.ok).map(|f| f.what).collect();
     bad.join("; ")
 }

@@ -4,21 +4,30 @@ use std::io::{IsTerminal, Write};
 
 use anyhow::Result;
 use peer_observer_bus::Finding;
+use peer_observer_extractors::{ebpf, log, p2p, rpc};
+use peer_observer_node::discover::{self, NodeProcess};
+use peer_observer_node::windows::{self, Closed, Windows};
 
 use crate::components::{self, Sections};
+use crate::windows::nodes;
 
-/// Prints what every component finds. What is missing is no error: it was asked for.
+/// Categories of debug.log that say what tracepoints do not, without a line for every message.
+const CATEGORIES: [&str; 4] = ["validation", "cmpctblock", "txpackages", "mempoolrej"];
+
+/// Prints what every component finds, and which windows every node has. What is missing is no error: it was asked for.
 pub(crate) fn run(sections: &Sections) -> Result<()> {
     let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let (good, bad) =
         if colour { ("\x1b[32mok\x1b[0m     ", "\x1b[31mmissing\x1b[0m") } else { ("ok     ", "missing") };
     let mut text = String::new();
     let mut missing = 0;
-    for (component, findings) in components::check_all(sections) {
+    let components =
+        components::check_all(sections).into_iter().map(|(name, found)| (name.to_owned(), found));
+    for (heading, findings) in components.chain(check_nodes(sections)) {
         if findings.is_empty() {
             continue;
         }
-        text.push_str(&format!("{component}\n"));
+        text.push_str(&format!("{heading}\n"));
         for Finding { ok, what, fix } in findings {
             text.push_str(&format!("  {} {what}\n", if ok { good } else { bad }));
             if let Some(fix) = fix {
@@ -32,6 +41,80 @@ pub(crate) fn run(sections: &Sections) -> Result<()> {
         n => format!("{n} missing\n"),
     });
     print(&text)
+}
+
+/// The windows of every node that runs.
+fn check_nodes(sections: &Sections) -> Vec<(String, Vec<Finding>)> {
+    let running = nodes(&sections.ebpf, &[]);
+    let mut all: Vec<_> = running.iter().map(|node| (heading(node), check_node(sections, node))).collect();
+    let mut findings = Vec::new();
+    let hidden = discover::hidden();
+    if !hidden.is_empty() {
+        findings.push(Finding::bad(
+            format!("nodes that may not be looked at: processes {hidden:?}"),
+            "run as root, or with CAP_SYS_PTRACE",
+        ));
+    }
+    if running.is_empty() && hidden.is_empty() {
+        findings.push(Finding::bad(
+            "no running Bitcoin Core node found",
+            "start one; it will be found then. `peer-observer demo` shows what there is to see without one",
+        ));
+    }
+    all.push(("nodes".into(), findings));
+    all
+}
+
+fn heading(node: &NodeProcess) -> String {
+    let (program, datadir) = (node.exe.display(), node.datadir.display());
+    format!("node {} ({program}, {}, {datadir})", node.pid, node.network.as_str())
+}
+
+fn check_node(sections: &Sections, node: &NodeProcess) -> Vec<Finding> {
+    let windows = Windows::of(node);
+    let rpc = match &windows.rpc {
+        Ok(found) => rpc::check_found(&sections.rpc, found),
+        Err(closed) => is_closed(closed),
+    };
+    let log = match &windows.log {
+        Ok(found) => with_categories(log::check_found(found), node),
+        Err(closed) => is_closed(closed),
+    };
+    let dials = check_dialling(&sections.p2p, node);
+    [("tracepoints", ebpf::check_node(node)), ("rpc", rpc), ("log", log), ("p2p", dials)]
+        .into_iter()
+        .map(|(window, finding)| Finding { what: format!("{window}: {}", finding.what), ..finding })
+        .collect()
+}
+
+fn is_closed(closed: &Closed) -> Finding {
+    Finding::bad(closed.to_string(), format!("in bitcoin.conf: {}", closed.lines()))
+}
+
+/// Says which lines the log could have besides.
+fn with_categories(finding: Finding, node: &NodeProcess) -> Finding {
+    let asked_for = node.settings.all("debug", node.network);
+    let lacking = CATEGORIES.iter().filter(|category| !asked_for.contains(category));
+    let lines: Vec<String> = lacking.map(|category| format!("debug={category}")).collect();
+    let has_all = ["", "1", "all"].iter().any(|all| asked_for.contains(all));
+    if !finding.ok || has_all || lines.is_empty() {
+        return finding;
+    }
+    Finding { fix: Some(format!("it would say more with, in bitcoin.conf: {}", lines.join(" "))), ..finding }
+}
+
+/// Whether a node is told to dial us. One that was told over RPC is not known here.
+fn check_dialling(settings: &p2p::Config, node: &NodeProcess) -> Finding {
+    let addresses: Vec<String> = settings.p2p_address.iter().map(|listen| listen.addr.to_string()).collect();
+    let dialled = ["addnode", "connect"].map(|option| node.settings.all(option, node.network)).concat();
+    if let Some(address) = addresses.iter().find(|address| dialled.contains(&address.as_str())) {
+        return Finding::good(format!("it dials {address}, where `run --p2p` and `extract p2p` listen"));
+    }
+    let line = format!("addnode={}", addresses.first().map_or("127.0.0.1:9333", |address| address));
+    Finding::bad(
+        "it does not dial us",
+        format!("`run --p2p`, and in bitcoin.conf: {}", windows::in_section(node.network, &line)),
+    )
 }
 
 /// Writes to standard output. Nobody reading is no error.

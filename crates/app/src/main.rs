@@ -6,6 +6,7 @@
 //! | components.rs | the one list of extractors and tools |
 //! | config.rs | the configuration file, and flags over it |
 //! | run.rs | starting, watching over and ending the parts |
+//! | windows.rs | what looks into each node besides the tracepoints |
 //! | doctor.rs | what this machine can do |
 //! | demo.rs, demo_node.rs | the pipeline without a node |
 
@@ -16,6 +17,7 @@ mod demo;
 mod demo_node;
 mod doctor;
 mod run;
+mod windows;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

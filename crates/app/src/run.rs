@@ -4,13 +4,14 @@
 //! which see the end of the bus when they have seen everything. All of it in two seconds.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use peer_observer_bus::Bus;
-use peer_observer_extractors::ebpf::{self, NodeName};
-use peer_observer_tools::{logger, metrics};
+use peer_observer_extractors::{ebpf, p2p, rpc};
+use peer_observer_node::names::{Names, NodeName};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::components::{ExtractorKind, Sections, ToolKind};
+use crate::windows::{self, Follower};
 
 /// For extractors to end, and for what they left to be delivered.
 const DELIVER: Duration = Duration::from_millis(1200);
@@ -49,27 +51,38 @@ pub(crate) struct Config {
     /// Name a node: by its process id or its data directory; may be repeated
     #[arg(long, value_name = "PID|DATADIR=NAME")]
     node: Vec<NodeName>,
+    /// Do not ask nodes over RPC
+    #[arg(long)]
+    pub(crate) no_rpc: bool,
+    /// Do not read the debug.log of nodes
+    #[arg(long)]
+    pub(crate) no_log: bool,
+    /// Listen to nodes that dial us, with addnode=127.0.0.1:9333 in their bitcoin.conf
+    #[arg(long)]
+    pub(crate) p2p: bool,
+    /// Listen for them here instead; may be repeated
+    #[arg(long, value_name = "[NAME=]ADDRESS:PORT", requires = "p2p")]
+    p2p_address: Vec<p2p::Listen>,
 }
 
 impl Config {
     /// Puts what `run` was told over the sections of those it concerns.
-    pub(crate) fn apply(
-        &self,
-        ebpf: &mut ebpf::Config,
-        metrics: &mut metrics::Config,
-        logger: &mut logger::Config,
-    ) {
-        if let Some(address) = &self.metrics_address {
-            metrics.metrics_address.clone_from(address);
+    pub(crate) fn apply(self, sections: &mut Sections) {
+        let Sections { ebpf, p2p, metrics, logger, .. } = sections;
+        if let Some(address) = self.metrics_address {
+            metrics.metrics_address = address;
         }
         if !self.bitcoind_path.is_empty() {
-            ebpf.bitcoind_path.clone_from(&self.bitcoind_path);
+            ebpf.bitcoind_path = self.bitcoind_path;
         }
         if self.bitcoind_pid.is_some() {
             ebpf.bitcoind_pid = self.bitcoind_pid;
         }
         if !self.node.is_empty() {
-            ebpf.node.clone_from(&self.node);
+            ebpf.node = self.node;
+        }
+        if !self.p2p_address.is_empty() {
+            p2p.p2p_address = self.p2p_address;
         }
         logger.json |= self.json;
     }
@@ -108,8 +121,11 @@ pub(crate) async fn everything(sections: Sections) -> Result<()> {
     if !sections.run.no_metrics {
         tools.push(ToolKind::Metrics);
     }
+    if !sections.run.no_rpc {
+        sections.rpc.validate().context("the rpc extractor failed")?;
+    }
     let mut parts = Parts::start_tools(&bus, &sections, &tools);
-    parts.start_extractor(ExtractorKind::Ebpf, &bus, &sections);
+    parts.look_into_nodes(&bus, sections);
     parts.until_end(&bus, stop).await
 }
 
@@ -176,6 +192,37 @@ impl Parts {
                 .await
                 .with_context(|| format!("the {name} extractor failed"))
         });
+    }
+
+    /// Starts everything that looks into the nodes of this machine, under the same names.
+    fn look_into_nodes(&mut self, bus: &Bus, sections: Sections) {
+        let names = Arc::new(Names::new(sections.ebpf.node.clone()));
+        let stop = self.stop_extractors.clone();
+        let publisher = ExtractorKind::Ebpf.publisher(bus);
+        let ebpf = ebpf::run_with(sections.ebpf.clone(), names.clone(), publisher, stop.clone(), |_| ());
+        self.spawn(async { ebpf.await.context("the ebpf extractor failed") });
+        if sections.run.p2p {
+            let who = windows::who_dials(sections.ebpf.clone(), names.clone());
+            let publisher = ExtractorKind::P2p.publisher(bus);
+            let p2p = p2p::run_asking(sections.p2p.clone(), who, publisher, stop.clone());
+            self.spawn(async { p2p.await.context("the p2p extractor failed") });
+        }
+        if sections.run.no_rpc && sections.run.no_log {
+            return;
+        }
+        let page = rpc::Page::default();
+        if !sections.run.no_rpc && !sections.run.no_metrics {
+            let (page, address, stop) = (page.clone(), sections.rpc.prometheus_address.clone(), stop.clone());
+            self.spawn(async move {
+                // These metrics are of the extractor, not of nodes: without them it still does its work.
+                if let Err(error) = page.serve(&address, stop.clone()).await {
+                    tracing::warn!(%error, "going on without metrics of the rpc extractor");
+                    stop.cancelled().await;
+                }
+                Ok(())
+            });
+        }
+        self.spawn(Follower::new(bus.clone(), sections, names, page, stop).run());
     }
 
     /// Starts an extractor that is not in the list.

@@ -35,7 +35,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use peer_observer_events::Subject;
 use peer_observer_events::proto::observer::Source;
 
-/// A bus: makes publishers and subscribers.
+/// A bus: makes publishers and subscribers. A clone is the same bus.
+#[derive(Clone)]
 pub enum Bus {
     /// Within this process.
     Local(Arc<local::Hub>),

@@ -3,12 +3,20 @@
 //! Everything about a process is read through /proc/PID: `exe` is the program itself even when its file was replaced since, and
 //! `root` is its file system even when it runs in a container.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use crate::access::{Access, User};
+pub use crate::p2p::Network;
+use crate::settings::Settings;
+
+/// Configuration files that one may include; a node that includes more is read in part.
+const MAX_INCLUDED: usize = 16;
+/// Longer configuration files are read in part, bytes.
+const MAX_CONF: u64 = 1 << 20;
 
 /// Programs of Bitcoin Core that are nodes.
 pub const NODE_PROGRAMS: &[&str] = &["bitcoind", "bitcoin-node", "bitcoin-qt", "bitcoin-gui"];
@@ -27,45 +35,6 @@ impl FileId {
     pub fn of(path: &Path) -> Option<Self> {
         let meta = fs::metadata(path).ok()?;
         Some(FileId { device: meta.dev(), inode: meta.ino() })
-    }
-}
-
-/// A chain that a node can run on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Network {
-    /// The main chain.
-    Mainnet,
-    /// Test network 3.
-    Testnet3,
-    /// Test network 4.
-    Testnet4,
-    /// Signet.
-    Signet,
-    /// A chain of one's own.
-    Regtest,
-}
-
-impl Network {
-    /// Its usual name.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Network::Mainnet => "mainnet",
-            Network::Testnet3 => "testnet3",
-            Network::Testnet4 => "testnet4",
-            Network::Signet => "signet",
-            Network::Regtest => "regtest",
-        }
-    }
-
-    fn of_chain(chain: &str) -> Option<Self> {
-        Some(match chain {
-            "main" => Network::Mainnet,
-            "test" => Network::Testnet3,
-            "testnet4" => Network::Testnet4,
-            "signet" => Network::Signet,
-            "regtest" => Network::Regtest,
-            _ => return None,
-        })
     }
 }
 
@@ -90,7 +59,9 @@ pub struct NodeProcess {
     /// The chain, from the command line and bitcoin.conf.
     pub network: Network,
     /// User it runs as.
-    pub uid: u32,
+    pub user: User,
+    /// What it was told: its command line, and bitcoin.conf as it is now.
+    pub settings: Settings,
 }
 
 impl NodeProcess {
@@ -179,10 +150,10 @@ fn look_at(pid: u32, exe: PathBuf) -> Option<NodeProcess> {
     if cmdline.is_empty() {
         return None;
     }
-    let uid = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
+    let user = User::of_process(pid)?;
     let cwd = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_else(|_| PathBuf::from("/"));
     let home = environment(pid, b"HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
-    let args = Options::of_command_line(&cmdline);
+    let settings = Settings::of_command_line(&cmdline);
     let mut node = NodeProcess {
         pid,
         started,
@@ -192,32 +163,40 @@ fn look_at(pid: u32, exe: PathBuf) -> Option<NodeProcess> {
         datadir_id: None,
         default_datadir: true,
         network: Network::Mainnet,
-        uid,
+        user,
+        settings,
     };
-    if let Some(dir) = args.get("datadir") {
+    if let Some(dir) = node.settings.datadir() {
         node.datadir = cwd.join(dir);
         node.default_datadir = node.datadir == home.join(".bitcoin");
     }
-    let conf = node.datadir.join(args.get("conf").unwrap_or("bitcoin.conf"));
-    let conf = Options::of_file(&read_bounded(&node.host_path(&conf)));
+    let is_asked_for = node.settings.datadir().is_some();
+    let conf = node.datadir.join(node.settings.conf().unwrap_or("bitcoin.conf"));
+    let text = read_bounded(&node, &conf);
+    node.settings.add_file(&text);
     // Core: the command line wins over the file, and a data directory in the file moves all but the file itself.
-    if args.get("datadir").is_none()
-        && let Some(dir) = conf.get("datadir")
-    {
+    if !is_asked_for && let Some(dir) = node.settings.datadir() {
         node.datadir = cwd.join(dir);
         node.default_datadir = false;
     }
     node.datadir_id = FileId::of(&node.host_path(&node.datadir));
-    node.network = args.network().or_else(|| conf.network()).unwrap_or(Network::Mainnet);
+    node.network = node.settings.network().unwrap_or(Network::Mainnet);
+    let included = node.settings.all("includeconf", node.network).into_iter().take(MAX_INCLUDED);
+    let included: Vec<PathBuf> = included.map(|file| node.datadir.join(file)).collect();
+    for file in included {
+        let text = read_bounded(&node, &file);
+        node.settings.add_file(&text);
+    }
     Some(node)
 }
 
-fn read_bounded(path: &Path) -> String {
+/// A file of the node, as far as its user may read it and it is not too long; nothing when it may not.
+fn read_bounded(node: &NodeProcess, path: &Path) -> String {
     use std::io::Read;
+    let access = Access::new(node.user.clone(), node.host_path(Path::new("/")));
     let mut text = Vec::new();
-    if let Ok(file) = fs::File::open(path)
-        && file.metadata().is_ok_and(|m| m.is_file())
-        && file.take(1 << 20).read_to_end(&mut text).is_ok()
+    if let Ok(file) = access.open(&node.host_path(path))
+        && file.take(MAX_CONF).read_to_end(&mut text).is_ok()
     {
         return String::from_utf8_lossy(&text).into_owned();
     }
@@ -236,73 +215,9 @@ fn start_time(stat: &str) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// Options of a node. Of one that is given several times, the last counts on a command line and the first in a file, as in Core
-/// (common/settings.cpp).
-struct Options(BTreeMap<String, String>);
-
-impl Options {
-    fn of_command_line(cmdline: &[u8]) -> Self {
-        let mut options = BTreeMap::new();
-        for arg in cmdline.split(|b| *b == 0).skip(1) {
-            let arg = String::from_utf8_lossy(arg);
-            let Some(option) = arg.strip_prefix('-') else { continue };
-            let option = option.strip_prefix('-').unwrap_or(option);
-            let (name, value) = option.split_once('=').unwrap_or((option, "1"));
-            options.insert(name.to_owned(), value.to_owned());
-        }
-        Options(options)
-    }
-
-    /// The part of a bitcoin.conf before its first section: what chooses the chain stands there.
-    fn of_file(text: &str) -> Self {
-        let mut options = BTreeMap::new();
-        for line in text.lines() {
-            let line = line.split('#').next().unwrap_or("").trim();
-            if line.starts_with('[') {
-                break;
-            }
-            if let Some((name, value)) = line.split_once('=') {
-                options.entry(name.trim().to_owned()).or_insert_with(|| value.trim().to_owned());
-            }
-        }
-        Options(options)
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
-    }
-
-    fn network(&self) -> Option<Network> {
-        if let Some(network) = self.get("chain").and_then(Network::of_chain) {
-            return Some(network);
-        }
-        [
-            ("regtest", Network::Regtest),
-            ("signet", Network::Signet),
-            ("testnet4", Network::Testnet4),
-            ("testnet", Network::Testnet3),
-        ]
-        .into_iter()
-        .find(|(name, _)| self.get(name).is_some_and(|v| v != "0"))
-        .map(|(_, network)| network)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_chain_comes_from_the_command_line_or_the_file_before_its_sections() {
-        let network = |cmdline: &str| Options::of_command_line(cmdline.as_bytes()).network();
-        assert_eq!(network("bitcoind\0-regtest"), Some(Network::Regtest));
-        assert_eq!(network("bitcoind\0--signet=1"), Some(Network::Signet));
-        assert_eq!(network("bitcoind\0-chain=testnet4"), Some(Network::Testnet4));
-        assert_eq!(network("bitcoind\0-testnet=0"), None);
-        assert_eq!(network("bitcoind"), None);
-        let file = Options::of_file("# chain=test\nsignet = 1 # yes\n[regtest]\nchain=regtest\n");
-        assert_eq!(file.network(), Some(Network::Signet));
-    }
 
     #[test]
     fn the_start_time_is_found_behind_a_hostile_name() {

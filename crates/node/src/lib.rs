@@ -2,20 +2,30 @@
 //!
 //! | module | what it is for |
 //! |---|---|
+//! | [`access`] | opens files as far as a node's user may read them |
 //! | [`hit`] | what a tracepoint says when it is hit |
 //! | [`recording`] | hits written to a file, and read back |
 //! | [`capture_file`] | Bitcoin Core's `-capturemessages` files |
 //! | [`debug_log`] | lines of debug.log, and following it |
 //! | [`discover`] | which nodes run on this machine |
+//! | [`names`] | what nodes are called |
 //! | [`p2p`] | the P2P protocol, v1 and v2, as spoken with a node that dials us |
 //! | [`probes`] | which tracepoints a binary has |
 //! | [`rpc`] | asks a node over JSON-RPC |
+//! | [`settings`] | what a node was told, by its command line and bitcoin.conf |
+//! | [`sockets`] | which process is at the other end of a connection |
+//! | [`windows`] | where a running node can be looked into |
 
+pub mod access;
 pub mod capture_file;
 pub mod debug_log;
 pub mod discover;
 pub mod hit;
+pub mod names;
 pub mod p2p;
 pub mod probes;
 pub mod recording;
 pub mod rpc;
+pub mod settings;
+pub mod sockets;
+pub mod windows;

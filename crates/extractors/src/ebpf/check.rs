@@ -2,7 +2,7 @@
 
 use caps::{CapSet, Capability, CapsHashSet};
 use peer_observer_bus::Finding;
-use peer_observer_node::discover::{self, Wanted};
+use peer_observer_node::discover::NodeProcess;
 use peer_observer_node::probes::Probes;
 
 use super::Config;
@@ -52,11 +52,18 @@ pub fn may_run() -> bool {
         .all(|c| caps::has_cap(None, CapSet::Effective, c).unwrap_or(false))
 }
 
-/// Looks whether this machine has what the extractor needs, and which nodes run.
+/// Looks whether this machine has what the extractor needs.
 pub fn check(config: &Config) -> Vec<Finding> {
     let mut findings = machine();
-    findings.extend(nodes(config));
+    for path in &config.bitcoind_path {
+        findings.push(tracepoints(&path.display().to_string(), Probes::of_binary(path)));
+    }
     findings
+}
+
+/// Looks whether a running node has tracepoints.
+pub fn check_node(node: &NodeProcess) -> Finding {
+    tracepoints(&node.exe.display().to_string(), Probes::of_binary(&node.exe_link()))
 }
 
 /// Logs what this machine lacks: the extractor may still run, and see less.
@@ -124,39 +131,6 @@ fn pid_namespace() -> Finding {
         "this runs in a PID namespace of its own: nodes cannot be told apart, because the kernel has other process ids",
         "run it outside of the container, or with the host's PID namespace (docker run --pid=host)",
     )
-}
-
-fn nodes(config: &Config) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for path in &config.bitcoind_path {
-        findings.push(tracepoints(&path.display().to_string(), Probes::of_binary(path)));
-    }
-    let wanted = Wanted { pids: config.bitcoind_pid.into_iter().collect(), ..Wanted::default() };
-    let running = discover::running(&wanted);
-    for node in &running {
-        let what = format!(
-            "node {} ({}, {}, {})",
-            node.pid,
-            node.exe.display(),
-            node.network.as_str(),
-            node.datadir.display()
-        );
-        findings.push(tracepoints(&what, Probes::of_binary(&node.exe_link())));
-    }
-    let hidden = discover::hidden();
-    if !hidden.is_empty() {
-        findings.push(Finding::bad(
-            format!("nodes that may not be looked at: processes {hidden:?}"),
-            "run as root, or with CAP_SYS_PTRACE",
-        ));
-    }
-    if running.is_empty() && hidden.is_empty() && config.bitcoind_path.is_empty() {
-        findings.push(Finding::bad(
-            "no running Bitcoin Core node found",
-            "start one; it will be found then. `peer-observer demo` shows what there is to see without one",
-        ));
-    }
-    findings
 }
 
 fn tracepoints(what: &str, probes: Result<Probes, peer_observer_node::probes::Error>) -> Finding {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::Args;
 use peer_observer_node::hit::Tracepoint;
+use peer_observer_node::names::NodeName;
 use serde::{Deserialize, Serialize};
 
 use super::kernel::MAX_PAYLOAD;
@@ -113,59 +114,6 @@ pub struct ParseError {
     expected: &'static str,
 }
 
-/// What a node is known by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NodeKey {
-    /// Process id.
-    Pid(u32),
-    /// Data directory, as the node sees it.
-    Datadir(PathBuf),
-}
-
-/// A node and the name it shall have.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub struct NodeName {
-    /// Which node.
-    pub key: NodeKey,
-    /// Its name.
-    pub name: String,
-}
-
-impl FromStr for NodeName {
-    type Err = ParseError;
-
-    fn from_str(text: &str) -> Result<Self, ParseError> {
-        let error = || ParseError { text: text.into(), expected: "PID=NAME or /DATA/DIRECTORY=NAME" };
-        let (key, name) = text.rsplit_once('=').ok_or_else(error)?;
-        if name.is_empty() || key.is_empty() {
-            return Err(error());
-        }
-        let key = match key.parse() {
-            Ok(pid) => NodeKey::Pid(pid),
-            Err(_) => NodeKey::Datadir(key.trim_end_matches('/').into()),
-        };
-        Ok(NodeName { key, name: name.into() })
-    }
-}
-
-impl From<NodeName> for String {
-    fn from(node: NodeName) -> String {
-        match node.key {
-            NodeKey::Pid(pid) => format!("{pid}={}", node.name),
-            NodeKey::Datadir(dir) => format!("{}={}", dir.display(), node.name),
-        }
-    }
-}
-
-impl TryFrom<String> for NodeName {
-    type Error = ParseError;
-
-    fn try_from(text: String) -> Result<Self, ParseError> {
-        text.parse()
-    }
-}
-
 /// How much of the messages of a type is captured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
@@ -207,17 +155,6 @@ impl TryFrom<String> for TypeLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nodes_are_named_by_pid_or_data_directory() {
-        let by_pid: NodeName = "123=alice".parse().unwrap();
-        assert_eq!(by_pid, NodeName { key: NodeKey::Pid(123), name: "alice".into() });
-        let by_dir: NodeName = "/data/a=b/=bob".parse().unwrap();
-        assert_eq!(by_dir, NodeName { key: NodeKey::Datadir("/data/a=b".into()), name: "bob".into() });
-        for bad in ["alice", "=alice", "123="] {
-            assert!(bad.parse::<NodeName>().is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn payload_limits_name_a_message_type_that_can_exist() {

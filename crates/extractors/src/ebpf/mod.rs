@@ -11,7 +11,7 @@
 //! | record.rs | the layout of the kernel's records |
 //! | pipeline.rs | ring to bus: a thread that copies, a thread that decodes and publishes |
 //! | watcher.rs | finds nodes, attaches, follows restarts and upgrades, tells losses |
-//! | nodes.rs | which process is which node, and their names |
+//! | nodes.rs | which process is which node |
 //! | clock.rs | kernel time to UNIX time |
 //! | config.rs | flags |
 //! | check.rs | what the machine must have |
@@ -32,14 +32,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use peer_observer_bus::Publisher;
+use peer_observer_node::names::Names;
 use tokio_util::sync::CancellationToken;
 
-pub use check::{check, drop_capabilities, may_run, needed_capabilities};
-pub use config::{Config, NodeKey, NodeName, TypeLimit};
+pub use check::{check, check_node, drop_capabilities, may_run, needed_capabilities};
+pub use config::{Config, TypeLimit};
 
 use clock::Offset;
 use kernel::{Kernel, LoadOptions};
-use nodes::{Names, Processes};
+use nodes::Processes;
 pub use watcher::Watched;
 use watcher::Watcher;
 
@@ -90,6 +91,21 @@ pub async fn run_and_tell(
     stop: CancellationToken,
     watching: impl FnMut(&Watched) + Send + 'static,
 ) -> Result<(), Error> {
+    let names = Arc::new(Names::new(config.node.clone()));
+    run_with(config, names, publisher, stop, watching).await
+}
+
+/// [`run_and_tell`], with names that other extractors share.
+///
+/// # Errors
+/// As for [`run`].
+pub async fn run_with(
+    config: Config,
+    names: Arc<Names>,
+    publisher: Publisher,
+    stop: CancellationToken,
+    watching: impl FnMut(&Watched) + Send + 'static,
+) -> Result<(), Error> {
     if !config.ring_buffer_bytes.is_power_of_two() || config.ring_buffer_bytes < 4096 {
         return Err(Error::Config(format!(
             "--ring-buffer-bytes {} must be a power of two, 4096 or more",
@@ -108,7 +124,7 @@ pub async fn run_and_tell(
     let flag = stopping.clone();
     threads
         .spawn(move || {
-            let _ = done.send(watch(config, publisher, &flag, Box::new(watching)));
+            let _ = done.send(watch(config, names, publisher, &flag, Box::new(watching)));
         })
         .map_err(|source| Error::System { doing: "starting the ebpf threads", source })?;
     let mut finished = finished;
@@ -124,6 +140,7 @@ pub async fn run_and_tell(
 /// The life of the extractor, on its own thread: libbpf calls wait, and belong on no runtime.
 fn watch(
     config: Config,
+    names: Arc<Names>,
     publisher: Publisher,
     stopping: &AtomicBool,
     watching: watcher::OnWatched,
@@ -138,7 +155,7 @@ fn watch(
     let ring = kernel.ring()?;
     let offset = Offset::sample().map_err(|source| Error::System { doing: "reading the clocks", source })?;
     let offset = Arc::new(Mutex::new(offset));
-    let processes = Arc::new(Processes::new(Names::new(config.node.clone())));
+    let processes = Arc::new(Processes::new(names));
     let (work, take_work) = sync_channel(CHUNKS);
     let (give_back, spare) = sync_channel(CHUNKS);
     let decoder = pipeline::Decoder::new(publisher, processes.clone(), offset.clone());

@@ -26,8 +26,10 @@ use clap::Args;
 use peer_observer_bus::loss::{LossBook, What};
 use peer_observer_bus::{Finding, Publisher, now_ns};
 use peer_observer_events::PeerObserverEvent;
+use peer_observer_events::proto::observer::log::log_detail::Kind;
 use peer_observer_events::proto::observer::loss::Stage;
 use peer_observer_node::debug_log::{Begin, Break, Follower, Lines, Parser, RawLine};
+use peer_observer_node::windows::LogWindow;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -170,7 +172,45 @@ pub async fn run(config: Config, publisher: Publisher, stop: CancellationToken) 
             Source::File(Follower::new(path, position, Begin::End))
         }
     };
-    let worker = Worker::new(config.log_node.as_str().into(), source, state, publisher);
+    work(config.log_node.as_str().into(), source, state, publisher, stop).await
+}
+
+/// [`run`] for the log of a node that was found. Its place is kept in a file of its own, in the usual folder.
+///
+/// # Errors
+/// When it crashes. A log that is not there, or cannot be read, is waited for.
+pub async fn run_found(
+    found: LogWindow,
+    node: Arc<str>,
+    publisher: Publisher,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let state = State::open(None, &found.known_as);
+    let position = state.as_ref().and_then(State::position);
+    let follower = Follower::new(found.path, position, Begin::End).with_access(found.access);
+    work(node, Source::File(follower), state, publisher, stop).await
+}
+
+/// Whether the log of a node that was found can be read, for `doctor`.
+pub fn check_found(found: &LogWindow) -> Finding {
+    let shown = found.path.display();
+    match found.access.open(&found.path) {
+        Ok(_) => Finding::good(format!("{shown} can be read")),
+        Err(error) => Finding::bad(
+            format!("cannot read {shown}: {error}"),
+            "let the user that runs peer-observer read it, for example as a member of the node's group",
+        ),
+    }
+}
+
+async fn work(
+    node: Arc<str>,
+    source: Source,
+    state: Option<State>,
+    publisher: Publisher,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let worker = Worker::new(node, source, state, publisher);
     // Reading a file can take its time, and belongs on no thread of the runtime.
     tokio::task::spawn_blocking(move || worker.run(&stop)).await.map_err(|_| Error::Crashed)
 }
@@ -315,6 +355,11 @@ impl Reporter {
         // A line that continues another belongs to its time.
         let time_ns = self.last_ns.unwrap_or_else(now_ns);
         let event = convert::log(&line, raw.length());
+        if let Some(Kind::NodeStarted(started)) =
+            event.detail.as_ref().and_then(|detail| detail.kind.as_ref())
+        {
+            tracing::info!(node = %self.node, version = started.version, "the node has started");
+        }
         self.publisher.publish(&self.node, time_ns, PeerObserverEvent::LogExtractor(event));
     }
 

@@ -106,14 +106,15 @@ impl Config {
         Duration::from_secs(self.p2p_idle_timeout)
     }
 
-    /// Who dials `listen` from `peer` is allowed to, and what its name is.
+    /// Nodes may connect from `peer`.
+    pub(super) fn allows(&self, peer: IpAddr) -> bool {
+        self.p2p_allow.iter().any(|allowed| allowed.contains(peer))
+    }
+
+    /// The name of who dials `listen` from `peer`, when the address on either side has one.
     pub(super) fn name_of<'a>(&'a self, listen: &'a Listen, peer: IpAddr) -> Option<&'a str> {
-        let allowed: Vec<&Allowed> = self.p2p_allow.iter().filter(|allowed| allowed.contains(peer)).collect();
-        if allowed.is_empty() {
-            return None;
-        }
-        let by_peer = allowed.iter().find_map(|allowed| allowed.name.as_deref());
-        Some(listen.name.as_deref().or(by_peer).unwrap_or(&self.p2p_node))
+        let mut allowed = self.p2p_allow.iter().filter(|allowed| allowed.contains(peer));
+        listen.name.as_deref().or_else(|| allowed.find_map(|allowed| allowed.name.as_deref()))
     }
 }
 
@@ -342,19 +343,20 @@ mod tests {
         let (named, unnamed): (Listen, Listen) =
             ("alice=0.0.0.0:1".parse().unwrap(), "0.0.0.0:2".parse().unwrap());
         let cases = [
-            (&named, "10.1.0.1", Some("alice")),
-            (&unnamed, "10.1.0.1", Some("bob")),
-            (&unnamed, "::ffff:10.1.0.1", Some("bob")),
-            (&unnamed, "10.127.255.255", Some("node")),
-            (&unnamed, "10.128.0.0", None),
-            (&named, "11.0.0.0", None),
-            (&unnamed, "fd00::1", Some("carol")),
-            (&unnamed, "fd00::2", None),
+            (&named, "10.1.0.1", true, Some("alice")),
+            (&unnamed, "10.1.0.1", true, Some("bob")),
+            (&unnamed, "::ffff:10.1.0.1", true, Some("bob")),
+            (&unnamed, "10.127.255.255", true, None),
+            (&unnamed, "10.128.0.0", false, None),
+            (&named, "11.0.0.0", false, Some("alice")),
+            (&unnamed, "fd00::1", true, Some("carol")),
+            (&unnamed, "fd00::2", false, None),
         ];
-        for (listen, peer, expected) in cases {
-            assert_eq!(config.name_of(listen, peer.parse().unwrap()), expected, "{peer}");
+        for (listen, peer, allowed, name) in cases {
+            let peer = peer.parse().unwrap();
+            assert_eq!((config.allows(peer), config.name_of(listen, peer)), (allowed, name), "{peer}");
         }
         let everyone = Config { p2p_allow: vec!["0.0.0.0/0".parse().unwrap()], ..Config::default() };
-        assert_eq!(everyone.name_of(&unnamed, "203.0.113.1".parse().unwrap()), Some("node"));
+        assert!(everyone.allows("203.0.113.1".parse().unwrap()));
     }
 }

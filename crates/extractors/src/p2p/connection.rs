@@ -57,8 +57,14 @@ struct Opened {
 }
 
 /// Listens to a node until the connection ends, and says why it did.
-pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, node: &Arc<str>, shared: &Shared) -> Closed {
-    match listen(stream, peer, node, shared).await {
+pub(super) async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    network: Network,
+    node: &Arc<str>,
+    shared: &Shared,
+) -> Closed {
+    match listen(stream, peer, network, node, shared).await {
         Ok(never) => match never {},
         Err(closed) => closed,
     }
@@ -67,6 +73,7 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, node: &Arc<str>, 
 async fn listen(
     stream: TcpStream,
     peer: SocketAddr,
+    network: Network,
     node: &Arc<str>,
     shared: &Shared,
 ) -> Result<std::convert::Infallible, Closed> {
@@ -76,7 +83,7 @@ async fn listen(
     let (handshake_timeout, idle_timeout) = (config.handshake_timeout(), config.idle_timeout());
     let deadline = tokio::time::Instant::now() + handshake_timeout;
     let opened = tokio::select! {
-        opened = timeout_at(deadline, open(stream, config.p2p_network.0)) => opened,
+        opened = timeout_at(deadline, open(stream, network)) => opened,
         () = shared.stop.cancelled() => return Err(Closed::Stopped),
     };
     let Opened { transport, mut decoder, encoder, mut reader, mut writer } =

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use peer_observer_bus::loss::LossBook;
 use peer_observer_bus::{Finding, Publisher, now_ns};
+use peer_observer_node::p2p;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -86,11 +87,36 @@ pub fn check(config: &Config) -> Vec<Finding> {
     config.p2p_address.iter().map(listen).collect()
 }
 
+/// A node that dials us, when it is known whose connection it is.
+#[derive(Debug, Clone)]
+pub struct Dialler {
+    /// Its name.
+    pub node: Arc<str>,
+    /// Its network.
+    pub network: p2p::Network,
+}
+
+/// Tells who dials: from the address of the connection and our own. May take its time: it looks at all sockets of nodes.
+pub type WhoDials = Arc<dyn Fn(SocketAddr, SocketAddr) -> Option<Dialler> + Send + Sync>;
+
 /// Listens to the nodes that dial us, until `stop`.
 ///
 /// # Errors
 /// When the settings cannot work, or an address cannot be listened on. Whatever connections do ends only themselves.
 pub async fn run(config: Config, publisher: Publisher, stop: CancellationToken) -> Result<(), Error> {
+    run_asking(config, Arc::new(|_, _| None), publisher, stop).await
+}
+
+/// [`run`], where `who` knows nodes that the settings do not name.
+///
+/// # Errors
+/// As for [`run`].
+pub async fn run_asking(
+    config: Config,
+    who: WhoDials,
+    publisher: Publisher,
+    stop: CancellationToken,
+) -> Result<(), Error> {
     config.validate()?;
     let mut listeners = Vec::new();
     for listen in &config.p2p_address {
@@ -100,12 +126,13 @@ pub async fn run(config: Config, publisher: Publisher, stop: CancellationToken) 
         tracing::info!(%addr, network = %config.p2p_network.0, "nodes can dial us with -addnode");
         listeners.push((listener, Listen { addr, ..listen.clone() }));
     }
-    serve(listeners, config, publisher, stop).await
+    serve(listeners, config, who, publisher, stop).await
 }
 
 /// What all connections have in common.
 struct Shared {
     config: Config,
+    who: WhoDials,
     stop: CancellationToken,
     places: Arc<Semaphore>,
     sink: Mutex<Sink>,
@@ -172,6 +199,7 @@ impl Drop for Serving<'_> {
 async fn serve(
     listeners: Vec<(TcpListener, Listen)>,
     config: Config,
+    who: WhoDials,
     publisher: Publisher,
     stop: CancellationToken,
 ) -> Result<(), Error> {
@@ -179,6 +207,7 @@ async fn serve(
     let shared = Arc::new(Shared {
         places: Arc::new(Semaphore::new(config.p2p_max_connections.min(Semaphore::MAX_PERMITS))),
         config,
+        who,
         stop,
         sink: Mutex::new(Sink { publisher, book }),
         nodes: Mutex::default(),
@@ -233,23 +262,35 @@ fn take(
     connections: &mut JoinSet<()>,
     refused: &mut Refused,
 ) {
-    let Some(name) = shared.config.name_of(listen, peer.ip()) else {
+    if !shared.config.allows(peer.ip()) {
         refused.log(peer, "its address is not in --p2p-allow");
         return;
-    };
+    }
     let Ok(place) = shared.places.clone().try_acquire_owned() else {
         refused.log(peer, "there are --p2p-max-connections already");
         return;
     };
-    let (node, shared): (Arc<str>, _) = (name.into(), shared.clone());
+    let (listen, shared) = (listen.clone(), shared.clone());
     connections.spawn(async move {
-        let closed = connection::serve(stream, peer, &node, &shared).await;
+        let Dialler { node, network } = dialler(&shared, listen, peer).await;
+        let closed = connection::serve(stream, peer, network, &node, &shared).await;
         match closed {
             Closed::Stopped => {}
             closed => tracing::warn!(%peer, %node, reason = %closed, "closed a connection"),
         }
         drop(place);
     });
+}
+
+/// The node that dials: as the settings name it, else as it is known to be, else by the name of those that nobody knows.
+async fn dialler(shared: &Arc<Shared>, listen: Listen, peer: SocketAddr) -> Dialler {
+    let config = &shared.config;
+    let named = config.name_of(&listen, peer.ip()).map(Arc::<str>::from);
+    let who = shared.who.clone();
+    let known = tokio::task::spawn_blocking(move || who(peer, listen.addr)).await.ok().flatten();
+    let network = known.as_ref().map_or(config.p2p_network.0, |known| known.network);
+    let node = named.or(known.map(|known| known.node)).unwrap_or_else(|| config.p2p_node.as_str().into());
+    Dialler { node, network }
 }
 
 /// Connections that were closed at once.

@@ -39,6 +39,11 @@ struct Extractor {
 impl Extractor {
     /// Listens on as many ports as there are names.
     fn start(config: Config, names: &[Option<&str>]) -> Self {
+        Self::start_asking(config, names, Arc::new(|_, _| None))
+    }
+
+    /// The same, and `who` knows nodes that have no name in the settings.
+    fn start_asking(config: Config, names: &[Option<&str>], who: WhoDials) -> Self {
         let runtime = Runtime::new().unwrap();
         let _inside = runtime.enter();
         let mut listeners = Vec::new();
@@ -54,7 +59,7 @@ impl Extractor {
         let subscriber = bus.subscriber("test", Subject::ALL, Limits::default());
         let publisher = bus.publisher(Source::P2p, "p2p");
         let stop = CancellationToken::new();
-        let ended = runtime.spawn(serve(listeners, config, publisher, stop.clone()));
+        let ended = runtime.spawn(serve(listeners, config, who, publisher, stop.clone()));
         Extractor { addrs, stop, ended, subscriber, received: Default::default(), runtime }
     }
 
@@ -285,6 +290,29 @@ fn messages_that_cannot_be_read_are_told_as_lost() {
     }
     // And the connection goes on.
     node.ping(1, LONG).unwrap();
+    extractor.stop();
+}
+
+#[test]
+fn a_node_that_is_known_has_its_name_and_network_unless_the_settings_name_it() {
+    let who = |peer: SocketAddr, own: SocketAddr| {
+        assert_ne!(peer, own);
+        Some(Dialler { node: "known".into(), network: p2p::Network::Regtest })
+    };
+    // The settings have another network.
+    let config = Config::default();
+    let mut extractor = Extractor::start_asking(config, &[None, Some("alice")], Arc::new(who));
+    for (addr, expected) in extractor.addrs.clone().into_iter().zip(["known", "alice"]) {
+        for transport in [Transport::V1, Transport::V2] {
+            let mut peer = NodePeer::connect(addr, transport, LONG).unwrap();
+            peer.send("feefilter", &1_000_u64.to_le_bytes()).unwrap();
+            let mut names = Vec::new();
+            while names.len() < 2 {
+                names.push(extractor.next().0);
+            }
+            assert_eq!(names, [expected, expected], "{transport:?}");
+        }
+    }
     extractor.stop();
 }
 
@@ -611,6 +639,7 @@ fn reason_for(fault: &Fault) -> String {
         let (stream, peer) = listener.accept().await.unwrap();
         let shared = Shared {
             config: short(),
+            who: Arc::new(|_, _| None),
             stop: CancellationToken::new(),
             places: Arc::new(Semaphore::new(1)),
             sink: Mutex::new(Sink {
@@ -619,8 +648,11 @@ fn reason_for(fault: &Fault) -> String {
             }),
             nodes: Mutex::default(),
         };
-        let closed =
-            tokio::time::timeout(LONG, connection::serve(stream, peer, &"node".into(), &shared)).await;
+        let closed = tokio::time::timeout(
+            LONG,
+            connection::serve(stream, peer, p2p::Network::Regtest, &"node".into(), &shared),
+        )
+        .await;
         let closed = closed.unwrap_or_else(|_| panic!("{}: it was not closed", fault.name)).to_string();
         script.await.unwrap_or_else(|error| panic!("{}: {error}, closed with: {closed}", fault.name));
         assert!(shared.nodes().is_empty());

@@ -175,7 +175,10 @@ impl Config {
     }
 
     /// Refuses settings that cannot work.
-    pub(super) fn validate(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// Which one, and why.
+    pub fn validate(&self) -> Result<(), Error> {
         let port = self.rpc_host.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
         if port.is_none() {
             return Err(Error::Host(self.rpc_host.clone()));

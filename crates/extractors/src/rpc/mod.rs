@@ -12,6 +12,7 @@
 //! | poll.rs | asks for one method again and again |
 //! | node.rs | whether the node can be asked, and when it was restarted |
 //! | metrics.rs | metrics of the extractor itself |
+//! | page.rs | these of several nodes together |
 
 mod config;
 mod convert;
@@ -19,6 +20,7 @@ mod fit;
 mod methods;
 mod metrics;
 mod node;
+mod page;
 mod poll;
 #[cfg(test)]
 mod tests;
@@ -31,13 +33,16 @@ use peer_observer_bus::{Finding, Publisher};
 use peer_observer_exporter::registry::Description;
 use peer_observer_exporter::server;
 use peer_observer_node::rpc::{self, Client, Limits, Login};
+use peer_observer_node::windows::RpcWindow;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use methods::Method;
 
 pub use config::{Config, IntervalError, MethodInterval};
+pub use page::Page;
 
 /// Time that `doctor` waits for an answer.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -111,12 +116,20 @@ pub fn check(config: &Config) -> Vec<Finding> {
             "stop what uses that port, or choose another with --prometheus-address",
         ),
     };
-    vec![check_node(config, login), metrics]
+    vec![check_host(config, &config.rpc_host, login), metrics]
 }
 
-fn check_node(config: &Config, login: Login) -> Finding {
+/// Whether a node that was found can be asked, for `doctor`.
+pub fn check_found(config: &Config, found: &RpcWindow) -> Finding {
+    match config.login().and_then(|login| login.or(found.login.clone()).ok_or(Error::NoLogin)) {
+        Ok(login) => check_host(config, &found.host, login),
+        Err(error) => Finding::bad(error.to_string(), "correct the settings of the RPC extractor"),
+    }
+}
+
+fn check_host(config: &Config, host: &str, login: Login) -> Finding {
     let limits = Limits { timeout: CHECK_TIMEOUT, ..config.limits() };
-    let client = Client::new(config.rpc_host.clone(), login, limits);
+    let client = Client::new(host.to_owned(), login, limits);
     // A thread of its own: whoever calls may be within a runtime already.
     let asked = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
@@ -124,7 +137,6 @@ fn check_node(config: &Config, login: Login) -> Finding {
             client.connection().await.call("uptime", &serde_json::json!([])).await.map(|_| ())
         }))
     });
-    let host = &config.rpc_host;
     match asked.join() {
         Ok(Some(Ok(()))) => Finding::good(format!("the node at {host} answers RPC calls")),
         Ok(Some(Err(error))) => Finding::bad(error.to_string(), fix(&error)),
@@ -137,10 +149,13 @@ fn check_node(config: &Config, login: Login) -> Finding {
 fn fix(error: &rpc::Error) -> &'static str {
     match error {
         rpc::Error::Connect { .. } => {
-            "start the node with server=1 in its bitcoin.conf, and give its rpcport with --rpc-host"
+            "start the node with server=1 in its bitcoin.conf; `extract rpc` wants its rpcport with --rpc-host"
+        }
+        rpc::Error::LoginFile { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            "rpccookieperms=group in its bitcoin.conf (Bitcoin Core 28 and later) and this user in the node's group, or run as root"
         }
         rpc::Error::LoginFile { .. } => {
-            "give the path of .cookie in the data directory (of the network); let others read it with rpccookieperms=group"
+            "the cookie is in the node's data directory (of the network) while it runs, with server=1 in its bitcoin.conf"
         }
         rpc::Error::LoginForm { .. } | rpc::Error::Unauthorized { .. } => {
             "use the node's cookie file, or the user and password of its rpcauth"
@@ -166,6 +181,29 @@ pub async fn run(config: Config, publisher: Publisher, stop: CancellationToken) 
     run_at(listener, &config, config.methods(), login, publisher, stop).await
 }
 
+/// Asks a node that was found until `stop`, and puts its metrics on a page that nodes share. A login of the settings goes before the
+/// one that was found.
+///
+/// # Errors
+/// When the settings cannot work. A node that cannot be asked is waited for.
+pub async fn run_found(
+    page: &Page,
+    config: Config,
+    found: RpcWindow,
+    publisher: Publisher,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let config = Config { rpc_host: found.host, ..config };
+    config.validate()?;
+    let login = config.login()?.or(found.login).ok_or(Error::NoLogin)?;
+    let methods = config.methods();
+    let shared = shared(&config, &methods, login, publisher);
+    page.add(&shared);
+    let outcome = ask(&shared, methods, stop).await;
+    page.remove(&shared);
+    outcome
+}
+
 async fn run_at(
     listener: TcpListener,
     config: &Config,
@@ -174,13 +212,30 @@ async fn run_at(
     publisher: Publisher,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    if methods.is_empty() {
-        tracing::warn!("every RPC method is disabled, nothing to ask for");
-    }
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, node = config.rpc_host, "serving metrics of the rpc extractor");
     }
-    let shared = Arc::new(poll::Shared {
+    let shared = shared(config, &methods, login, publisher);
+    let page = {
+        let shared = shared.clone();
+        move || shared.metrics().render()
+    };
+    let page = tokio::spawn(server::serve(listener, page, stop.clone()));
+    let outcome = ask(&shared, methods, stop).await;
+    page.abort();
+    outcome
+}
+
+fn shared(
+    config: &Config,
+    methods: &[(Method, Duration)],
+    login: Login,
+    publisher: Publisher,
+) -> Arc<poll::Shared> {
+    if methods.is_empty() {
+        tracing::warn!("every RPC method is disabled, nothing to ask for");
+    }
+    Arc::new(poll::Shared {
         client: Client::new(config.rpc_host.clone(), login, config.limits()),
         node: node::Node::new(),
         name: config.rpc_node.as_str().into(),
@@ -188,15 +243,20 @@ async fn run_at(
         publisher: Mutex::new(publisher),
         metrics: Mutex::new(metrics::Metrics::new(methods.iter().map(|(method, _)| *method))),
         named: Mutex::new(BTreeSet::new()),
-    });
-    let page = {
-        let shared = shared.clone();
-        move || shared.metrics().render()
-    };
+    })
+}
+
+/// Asks for every method until `stop`.
+async fn ask(
+    shared: &Arc<poll::Shared>,
+    methods: Vec<(Method, Duration)>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    // Several nodes may be asked side by side: what is logged of one says which it is.
+    let span = tracing::info_span!("rpc", node = %shared.name);
     let mut tasks = JoinSet::new();
-    tasks.spawn(server::serve(listener, page, stop.clone()));
     for (method, every) in methods {
-        tasks.spawn(poll::poll(shared.clone(), method, every));
+        tasks.spawn(poll::poll(shared.clone(), method, every).instrument(span.clone()));
     }
     let outcome = tokio::select! {
         () = stop.cancelled() => Ok(()),

@@ -33,6 +33,7 @@ pub(super) struct Node {
 struct State {
     away: Option<Away>,
     started: Option<Instant>,
+    version: Option<String>,
 }
 
 impl Node {
@@ -73,7 +74,9 @@ impl Node {
         }
         match away {
             Away::WarmingUp => tracing::info!(%error, "the node is starting, waiting for it"),
-            Away::Unreachable | Away::Locked => tracing::warn!(%error, "trying again until it works"),
+            Away::Unreachable | Away::Locked => {
+                tracing::warn!(%error, fix = super::fix(error), "trying again until it works");
+            }
         }
         Some(away)
     }
@@ -85,6 +88,15 @@ impl Node {
         if before.is_some_and(|before| started > before + SAME_START) {
             tracing::info!("the node was restarted");
             self.restarts.send_modify(|n| *n += 1);
+        }
+    }
+
+    /// The node says which version it is (its `subversion`).
+    pub(super) fn is_version(&self, version: &str) {
+        let mut state = self.state();
+        if state.version.as_deref() != Some(version) {
+            tracing::info!(version, "the node says what it is");
+            state.version = Some(version.to_owned());
         }
     }
 

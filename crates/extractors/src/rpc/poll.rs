@@ -131,10 +131,12 @@ async fn round(shared: &Arc<Shared>, method: Method) -> Result<(), Error> {
         // An address manager is 20 MB of JSON: too much for a thread that others wait for.
         let read = tokio::task::spawn_blocking(move || read(call, &answer, max_payload, time_ns));
         let (fitted, unknown) = read.await??;
-        if let [PeerObserverEvent::RpcExtractor(Rpc { rpc_event: Some(RpcEvent::Uptime(seconds)) })] =
-            fitted.events[..]
-        {
-            shared.node.runs_for(Duration::from_secs(seconds.into()));
+        if let [PeerObserverEvent::RpcExtractor(Rpc { rpc_event: Some(event) })] = &fitted.events[..] {
+            match event {
+                RpcEvent::Uptime(seconds) => shared.node.runs_for(Duration::from_secs((*seconds).into())),
+                RpcEvent::NetworkInfo(info) => shared.node.is_version(&info.subversion),
+                _ => {}
+            }
         }
         shared.name_unknown(method, unknown);
         shared.publish(method, time_ns, fitted);

@@ -608,6 +608,47 @@ async fn doctor_is_told_what_is_wrong_and_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_were_found_share_a_page_and_a_login_of_the_settings_goes_before_theirs() {
+    let bus = Bus::in_process();
+    let mut events = bus.subscriber("test", &[Subject::Rpc], QueueLimits::default());
+    let page = Page::default();
+    let stop = CancellationToken::new();
+    let (first, second) = (server(), server());
+    let own = Login::Password { user: "u".into(), password: "p".into() };
+    let wrong = Login::Password { user: "u".into(), password: "wrong".into() };
+    let with_login = config_for(&second);
+    let without = Config { rpc_user: None, rpc_password: None, ..with_login.clone() };
+    let cases = [("alice", &first, own, without), ("bob", &second, wrong, with_login)];
+    let mut tasks = Vec::new();
+    for (node, server, login, config) in cases {
+        let config = Config { rpc_node: node.into(), ..config };
+        let found = RpcWindow { host: server.addr().to_string(), login: Some(login) };
+        let (page, publisher, stop) = (page.clone(), bus.publisher(Source::Rpc, "rpc"), stop.clone());
+        tasks.push(tokio::spawn(async move { run_found(&page, config, found, publisher, stop).await }));
+    }
+    let mut missing = BTreeSet::from(["alice".to_owned(), "bob".to_owned()]);
+    let mut batch = Vec::new();
+    while !missing.is_empty() {
+        let received = tokio::time::timeout(PATIENCE, events.recv_many(&mut batch, 100)).await;
+        assert!(received.is_ok(), "nothing of {missing:?}");
+        for delivery in batch.drain(..).filter(is_uptime) {
+            missing.remove(&delivery.event.origin.as_ref().unwrap().node);
+        }
+    }
+    let rendered = page.render();
+    for node in ["alice", "bob"] {
+        let sample = format!("\nrpcextractor_events_total{{node=\"{node}\",rpc_method=\"uptime\"}} 1\n");
+        assert!(rendered.contains(&sample), "{sample}{rendered}");
+    }
+    assert_eq!(rendered.matches("# TYPE rpcextractor_events_total counter\n").count(), 1);
+    stop.cancel();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(page.render(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_real_node_answers_every_method_and_its_restart_is_survived() {
     require!(need::bitcoind());
     let mut node = RealNode::start(&["-debug=rpc"]).unwrap();

@@ -14,6 +14,7 @@ use std::time::SystemTime;
 
 use memchr::memmem;
 
+use crate::access::Access;
 use crate::discover::FileId;
 
 /// How much of a file's beginning tells it from others, bytes. Bitcoin Core's first lines have the time of its start.
@@ -98,6 +99,8 @@ pub struct Follower {
     next: Next,
     /// Rotated files to read before the one at `path`.
     rotated: Vec<PathBuf>,
+    /// Who may read it; nothing when that is whoever runs this.
+    access: Option<Access>,
 }
 
 impl Follower {
@@ -107,7 +110,12 @@ impl Follower {
             Some(position) => Next::At { position, looks: 0, size: 0 },
             None => Next::First(begin),
         };
-        Follower { path: path.into(), open: None, next, rotated: Vec::new() }
+        Follower { path: path.into(), open: None, next, rotated: Vec::new(), access: None }
+    }
+
+    /// Reads only what `access` may.
+    pub fn with_access(self, access: Access) -> Self {
+        Follower { access: Some(access), ..self }
     }
 
     /// The file that is followed.
@@ -169,10 +177,11 @@ impl Follower {
 
     /// Opens the file to go on with, at the right place.
     fn find(&mut self) -> io::Result<Step> {
+        let access = self.access.as_ref();
         match &mut self.next {
             Next::First(begin) => {
                 let begin = *begin;
-                let Some((file, meta)) = open_if_there(&self.path)? else {
+                let Some((file, meta)) = open_if_there(&self.path, access)? else {
                     self.next = Next::Whole;
                     return Ok(Step::Idle);
                 };
@@ -186,18 +195,18 @@ impl Follower {
             Next::Whole => {
                 if !self.rotated.is_empty() {
                     let path = self.rotated.remove(0);
-                    let Ok(Some((file, meta))) = open_if_there(&path) else {
+                    let Ok(Some((file, meta))) = open_if_there(&path, access) else {
                         return Ok(Step::Break(Break::Gap));
                     };
                     self.open = Some(Open::at(file, &meta, 0)?);
                     return Ok(Step::Read(0));
                 }
-                let Some((file, meta)) = open_if_there(&self.path)? else { return Ok(Step::Idle) };
+                let Some((file, meta)) = open_if_there(&self.path, access)? else { return Ok(Step::Idle) };
                 self.open = Some(Open::at(file, &meta, 0)?);
                 Ok(Step::Read(0))
             }
             Next::At { position, looks, size } => {
-                let found = locate(&self.path, position)?;
+                let found = locate(&self.path, position, access)?;
                 if let Some(found) = found {
                     self.open = Some(found.open);
                     self.rotated = found.newer;
@@ -265,8 +274,8 @@ struct Found {
 }
 
 /// Looks for the place in the file, in the rotated ones beside it, and in what is left of the file.
-fn locate(path: &Path, position: &Position) -> io::Result<Option<Found>> {
-    let current = open_if_there(path)?;
+fn locate(path: &Path, position: &Position, access: Option<&Access>) -> io::Result<Option<Found>> {
+    let current = open_if_there(path, access)?;
     if let Some((file, meta)) = &current
         && holds(file, meta, position)?
     {
@@ -276,7 +285,7 @@ fn locate(path: &Path, position: &Position) -> io::Result<Option<Found>> {
     let rotated = rotated(path);
     for (at, (_, path)) in rotated.iter().enumerate() {
         // One that is gone or may not be read is no better than one that is not the right one.
-        let Ok(Some((file, meta))) = open_if_there(path) else { continue };
+        let Ok(Some((file, meta))) = open_if_there(path, access) else { continue };
         if !holds(&file, &meta, position).unwrap_or(false) {
             continue;
         }
@@ -395,15 +404,12 @@ fn file_id(meta: &Metadata) -> FileId {
 }
 
 /// The file, unless there is none.
-fn open_if_there(path: &Path) -> io::Result<Option<(File, Metadata)>> {
-    // To open a pipe or a device can wait, or do something.
-    match fs::metadata(path) {
-        Ok(meta) if !meta.is_file() => return Err(io::Error::other("not a regular file")),
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    }
-    match File::open(path) {
+fn open_if_there(path: &Path, access: Option<&Access>) -> io::Result<Option<(File, Metadata)>> {
+    let opened = match access {
+        Some(access) => access.open(path),
+        None => open_regular(path),
+    };
+    match opened {
         Ok(file) => {
             let meta = file.metadata()?;
             Ok(Some((file, meta)))
@@ -411,6 +417,14 @@ fn open_if_there(path: &Path) -> io::Result<Option<(File, Metadata)>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// To open a pipe or a device can wait, or do something.
+fn open_regular(path: &Path) -> io::Result<File> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    File::open(path)
 }
 
 /// As many of these bytes as there are.

@@ -12,12 +12,13 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::header::HeaderValue;
 
 use super::Error;
+use crate::access::Access;
 
 /// A login is shorter, bytes.
 const MAX_LOGIN: u64 = 4096;
 
 /// How to log in.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Login {
     /// User and password.
     Password {
@@ -35,6 +36,13 @@ pub enum Login {
     },
     /// Bitcoin Core's cookie file, `USER:PASSWORD`.
     CookieFile(PathBuf),
+    /// The cookie file that a running node names, read as its user may.
+    NodeCookie {
+        /// The file.
+        path: PathBuf,
+        /// Who may read it.
+        access: Access,
+    },
 }
 
 impl fmt::Debug for Login {
@@ -52,13 +60,8 @@ impl Login {
         let (user, password) = match self {
             Login::Password { user, password } => (user.clone(), password.clone()),
             Login::PasswordFile { user, path } => (user.clone(), read(path)?.trim().to_owned()),
-            Login::CookieFile(path) => {
-                let cookie = read(path)?;
-                match cookie.trim().split_once(':') {
-                    Some((user, password)) => (user.to_owned(), password.to_owned()),
-                    None => return Err(self.bad_form()),
-                }
-            }
+            Login::CookieFile(path) => self.cookie(&read(path)?)?,
+            Login::NodeCookie { path, access } => self.cookie(&read_opened(path, access.open(path))?)?,
         };
         if user.is_empty() || user.contains(':') || user.len() + password.len() > MAX_LOGIN as usize {
             return Err(self.bad_form());
@@ -69,10 +72,17 @@ impl Login {
         Ok(value)
     }
 
+    fn cookie(&self, text: &str) -> Result<(String, String), Error> {
+        let (user, password) = text.trim().split_once(':').ok_or_else(|| self.bad_form())?;
+        Ok((user.to_owned(), password.to_owned()))
+    }
+
     fn place(&self) -> String {
         match self {
             Login::Password { user, .. } => format!("user {user:?}"),
-            Login::PasswordFile { path, .. } | Login::CookieFile(path) => path.display().to_string(),
+            Login::PasswordFile { path, .. } | Login::CookieFile(path) | Login::NodeCookie { path, .. } => {
+                path.display().to_string()
+            }
         }
     }
 
@@ -82,8 +92,12 @@ impl Login {
 }
 
 fn read(path: &Path) -> Result<String, Error> {
+    read_opened(path, File::open(path))
+}
+
+fn read_opened(path: &Path, opened: io::Result<File>) -> Result<String, Error> {
     let error = |source| Error::LoginFile { path: path.to_owned(), source };
-    let file = File::open(path).map_err(error)?;
+    let file = opened.map_err(error)?;
     // A pipe would be waited for.
     if !file.metadata().map_err(error)?.is_file() {
         return Err(error(io::Error::other("it is no regular file")));

@@ -1,0 +1,256 @@
+//! The other windows into the nodes of this machine: `run` starts the rpc and log extractors for each node that it finds, and says
+//! who dials the p2p extractor.
+//!
+//! Nodes come, go and come back. What looks into a node goes on while the node is away for a moment, because a node that is
+//! started again is the same one; when it has changed (another port, another container) what looks into it is started anew.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use peer_observer_bus::Bus;
+use peer_observer_extractors::{ebpf, log, p2p, rpc};
+use peer_observer_node::discover::{self, FileId, NodeProcess, Wanted};
+use peer_observer_node::names::Names;
+use peer_observer_node::sockets;
+use peer_observer_node::windows::{Closed, LogWindow, RpcWindow, Windows};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::components::{ExtractorKind, Sections};
+
+/// How often to look for nodes that came or went.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A node that is away for so long is no longer waited for; should it come back, it is found as any other.
+const FORGET_AFTER: Duration = Duration::from_secs(600);
+/// What looks into a node ends within this time.
+const END: Duration = Duration::from_secs(1);
+
+/// The nodes that the settings ask for and that run now. `seen` are programs of nodes that were found before: a program that was
+/// replaced runs on.
+pub(crate) fn nodes(settings: &ebpf::Config, seen: &[FileId]) -> Vec<NodeProcess> {
+    if let Some(pid) = settings.bitcoind_pid {
+        return discover::process(pid).into_iter().collect();
+    }
+    if let Some(file) = &settings.bitcoind_pid_file {
+        let pid = std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
+        return pid.and_then(discover::process).into_iter().collect();
+    }
+    let mut wanted = Wanted::default();
+    if !settings.bitcoind_path.is_empty() {
+        wanted.files.extend(settings.bitcoind_path.iter().filter_map(|path| FileId::of(path)));
+        wanted.files.extend(seen);
+        if wanted.files.is_empty() {
+            return Vec::new();
+        }
+    }
+    discover::running(&wanted)
+}
+
+/// Knows the nodes of this machine that dial us.
+pub(crate) fn who_dials(settings: ebpf::Config, names: Arc<Names>) -> p2p::WhoDials {
+    Arc::new(move |peer: SocketAddr, own: SocketAddr| {
+        let nodes = nodes(&settings, &[]);
+        let pids: Vec<u32> = nodes.iter().map(|node| node.pid).collect();
+        let pid = sockets::dialler(&pids, peer, own)?;
+        let node = nodes.iter().find(|node| node.pid == pid)?;
+        Some(p2p::Dialler { node: names.name(node), network: node.network })
+    })
+}
+
+/// Looks into the nodes that are found, until `stop`.
+pub(crate) struct Follower {
+    bus: Bus,
+    sections: Arc<Sections>,
+    names: Arc<Names>,
+    page: rpc::Page,
+    stop: CancellationToken,
+    followed: BTreeMap<Arc<str>, Followed>,
+}
+
+/// A node that is looked into.
+struct Followed {
+    pid: u32,
+    started: u64,
+    program: FileId,
+    gone_since: Option<Instant>,
+    windows: Windows,
+    rpc: Option<Look>,
+    log: Option<Look>,
+}
+
+/// An extractor that looks into a node.
+struct Look {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Look {
+    async fn end(self) {
+        self.stop.cancel();
+        if tokio::time::timeout(END, self.task).await.is_err() {
+            tracing::warn!("what looks into a node does not end, leaving it");
+        }
+    }
+}
+
+impl Follower {
+    /// One that follows the nodes of `sections`, named by `names`. Metrics of their rpc extractors go on `page`.
+    pub(crate) fn new(
+        bus: Bus,
+        sections: Sections,
+        names: Arc<Names>,
+        page: rpc::Page,
+        stop: CancellationToken,
+    ) -> Self {
+        Follower { bus, sections: Arc::new(sections), names, page, stop, followed: BTreeMap::new() }
+    }
+
+    /// Follows them until it is told to stop.
+    pub(crate) async fn run(mut self) -> Result<()> {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        loop {
+            tokio::select! {
+                _ = look.tick() => {}
+                () = self.stop.cancelled() => break,
+            }
+            let seen: Vec<FileId> = self.followed.values().map(|followed| followed.program).collect();
+            let sections = self.sections.clone();
+            let running = tokio::task::spawn_blocking(move || nodes(&sections.ebpf, &seen)).await?;
+            self.meet(&running).await;
+            self.part(&running).await;
+        }
+        for followed in std::mem::take(&mut self.followed).into_values() {
+            followed.end().await;
+        }
+        Ok(())
+    }
+
+    /// Looks into nodes that are new, or changed.
+    async fn meet(&mut self, running: &[NodeProcess]) {
+        for node in running {
+            let name = self.names.name(node);
+            if let Some(followed) = self.followed.get_mut(&name) {
+                if followed.is(node) {
+                    followed.gone_since = None;
+                    continue;
+                }
+                // Only one of two that were given the same name can be followed.
+                if running.iter().any(|other| followed.is(other)) {
+                    continue;
+                }
+            }
+            let before = self.followed.remove(&name);
+            let followed = self.follow(&name, node, before).await;
+            self.followed.insert(name, followed);
+        }
+    }
+
+    /// Lets go of nodes that are gone for long.
+    async fn part(&mut self, running: &[NodeProcess]) {
+        let mut forgotten = Vec::new();
+        for (name, followed) in &mut self.followed {
+            if running.iter().any(|node| followed.is(node)) {
+                continue;
+            }
+            let since = *followed.gone_since.get_or_insert_with(Instant::now);
+            if since.elapsed() > FORGET_AFTER {
+                forgotten.push(name.clone());
+            }
+        }
+        for name in forgotten {
+            if let Some(followed) = self.followed.remove(&name) {
+                followed.end().await;
+            }
+        }
+    }
+
+    async fn follow(&self, name: &Arc<str>, node: &NodeProcess, before: Option<Followed>) -> Followed {
+        let windows = Windows::of(node);
+        let run = &self.sections.run;
+        tracing::info!(
+            node = %name, pid = node.pid,
+            rpc = shown(run.no_rpc, &windows.rpc, |rpc| rpc.host.clone()),
+            log = shown(run.no_log, &windows.log, |log| log.path.display().to_string()),
+            p2p = if run.p2p { "when it dials" } else { "not asked for" },
+            "looking into"
+        );
+        let (mut rpc, mut log) = (None, None);
+        if let Some(before) = before {
+            match before.windows.rpc == windows.rpc {
+                true => rpc = before.rpc,
+                false => end(before.rpc).await,
+            }
+            match before.windows.log == windows.log {
+                true => log = before.log,
+                false => end(before.log).await,
+            }
+        }
+        if rpc.is_none()
+            && !run.no_rpc
+            && let Ok(found) = &windows.rpc
+        {
+            rpc = Some(self.ask(name, found));
+        }
+        if log.is_none()
+            && !run.no_log
+            && let Ok(found) = &windows.log
+        {
+            log = Some(self.read(name, found));
+        }
+        let (pid, started, program) = (node.pid, node.started, node.file);
+        Followed { pid, started, program, gone_since: None, windows, rpc, log }
+    }
+
+    fn ask(&self, name: &Arc<str>, found: &RpcWindow) -> Look {
+        let config = rpc::Config { rpc_node: name.to_string(), ..self.sections.rpc.clone() };
+        let publisher = ExtractorKind::Rpc.publisher(&self.bus);
+        let stop = self.stop.child_token();
+        let (page, found, name, token) = (self.page.clone(), found.clone(), name.clone(), stop.clone());
+        let task = tokio::spawn(async move {
+            if let Err(error) = rpc::run_found(&page, config, found, publisher, token).await {
+                tracing::error!(node = %name, %error, "the rpc extractor of this node failed");
+            }
+        });
+        Look { stop, task }
+    }
+
+    fn read(&self, name: &Arc<str>, found: &LogWindow) -> Look {
+        let publisher = ExtractorKind::Log.publisher(&self.bus);
+        let stop = self.stop.child_token();
+        let (found, name, token) = (found.clone(), name.clone(), stop.clone());
+        let task = tokio::spawn(async move {
+            if let Err(error) = log::run_found(found, name.clone(), publisher, token).await {
+                tracing::error!(node = %name, %error, "the log extractor of this node failed");
+            }
+        });
+        Look { stop, task }
+    }
+}
+
+impl Followed {
+    fn is(&self, node: &NodeProcess) -> bool {
+        (self.pid, self.started) == (node.pid, node.started)
+    }
+
+    async fn end(self) {
+        tokio::join!(end(self.rpc), end(self.log));
+    }
+}
+
+async fn end(look: Option<Look>) {
+    if let Some(look) = look {
+        look.end().await;
+    }
+}
+
+/// A window as it is logged.
+fn shown<T>(is_off: bool, window: &Result<T, Closed>, open: impl Fn(&T) -> String) -> String {
+    match window {
+        _ if is_off => "not asked for".into(),
+        Ok(window) => open(window),
+        Err(closed) => format!("{closed}; in bitcoin.conf: {}", closed.lines()),
+    }
+}

@@ -1,0 +1,55 @@
+//! The metrics of several nodes on one page, told apart by a label.
+//!
+//! The public extractor serves one node and has no such label, so it comes on top of the public ones: `sum without (node)` is what
+//! was there before.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use peer_observer_exporter::{render, server};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::Error;
+use super::poll::Shared;
+
+/// A page that the extractors of all nodes share.
+#[derive(Clone, Default)]
+pub struct Page(Arc<Mutex<BTreeMap<Arc<str>, Arc<Shared>>>>);
+
+impl Page {
+    /// Serves it at `address` until `stop`.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub async fn serve(self, address: &str, stop: CancellationToken) -> Result<(), Error> {
+        let failed = |source| Error::Listen { address: address.to_owned(), source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        tracing::info!(address = %bound, "serving metrics of the rpc extractor");
+        server::serve(listener, move || self.render(), stop).await;
+        Ok(())
+    }
+
+    pub(super) fn add(&self, shared: &Arc<Shared>) {
+        self.nodes().insert(shared.name.clone(), shared.clone());
+    }
+
+    /// Takes a node off, unless it was added again meanwhile.
+    pub(super) fn remove(&self, shared: &Arc<Shared>) {
+        let mut nodes = self.nodes();
+        if nodes.get(&shared.name).is_some_and(|now| Arc::ptr_eq(now, shared)) {
+            nodes.remove(&shared.name);
+        }
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Shared>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn render(&self) -> String {
+        let pages: Vec<_> =
+            self.nodes().iter().map(|(node, shared)| (node.clone(), shared.metrics().render())).collect();
+        render::together("node", &pages)
+    }
+}

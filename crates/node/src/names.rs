@@ -1,0 +1,181 @@
+//! What nodes are called.
+//!
+//! Several extractors watch one node, each by means of its own, and what they tell has to carry the same name. A node keeps its name
+//! over restarts because the name comes from its data directory, not from its process.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::discover::{FileId, NodeProcess};
+
+/// A word that does not say what it should.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?}: give PID=NAME or /DATA/DIRECTORY=NAME")]
+pub struct ParseError(String);
+
+/// What a node is known by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeKey {
+    /// Process id.
+    Pid(u32),
+    /// Data directory, as the node sees it.
+    Datadir(PathBuf),
+}
+
+/// A node and the name it shall have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct NodeName {
+    /// Which node.
+    pub key: NodeKey,
+    /// Its name.
+    pub name: String,
+}
+
+impl FromStr for NodeName {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let error = || ParseError(text.into());
+        let (key, name) = text.rsplit_once('=').ok_or_else(error)?;
+        if name.is_empty() || key.is_empty() {
+            return Err(error());
+        }
+        let key = match key.parse() {
+            Ok(pid) => NodeKey::Pid(pid),
+            Err(_) => NodeKey::Datadir(key.trim_end_matches('/').into()),
+        };
+        Ok(NodeName { key, name: name.into() })
+    }
+}
+
+impl From<NodeName> for String {
+    fn from(node: NodeName) -> String {
+        match node.key {
+            NodeKey::Pid(pid) => format!("{pid}={}", node.name),
+            NodeKey::Datadir(dir) => format!("{}={}", dir.display(), node.name),
+        }
+    }
+}
+
+impl TryFrom<String> for NodeName {
+    type Error = ParseError;
+
+    fn try_from(text: String) -> Result<Self, ParseError> {
+        text.parse()
+    }
+}
+
+/// What makes a node the same after a restart.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Place {
+    Directory(FileId),
+    Path(PathBuf),
+}
+
+/// Gives names to nodes, to all who ask the same ones.
+#[derive(Debug, Default)]
+pub struct Names {
+    asked_for: Vec<NodeName>,
+    given: Mutex<HashMap<Place, Arc<str>>>,
+}
+
+impl Names {
+    /// Gives the names that were asked for, and others to other nodes.
+    pub fn new(asked_for: Vec<NodeName>) -> Self {
+        Names { asked_for, given: Mutex::default() }
+    }
+
+    /// The name of a node: the one asked for; else its network, or the last part of a data directory of its own; with a number
+    /// behind when another node has that name.
+    pub fn name(&self, node: &NodeProcess) -> Arc<str> {
+        let asked_for = self.asked_for.iter().find(|n| match &n.key {
+            NodeKey::Pid(pid) => *pid == node.pid,
+            NodeKey::Datadir(dir) => *dir == node.datadir,
+        });
+        if let Some(asked_for) = asked_for {
+            return asked_for.name.as_str().into();
+        }
+        let key = match node.datadir_id {
+            Some(id) => Place::Directory(id),
+            None => Place::Path(node.datadir.clone()),
+        };
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(name) = given.get(&key) {
+            return name.clone();
+        }
+        let base = if node.default_datadir { None } else { node.datadir.file_name() };
+        let base =
+            base.map_or_else(|| node.network.as_str().to_owned(), |n| n.to_string_lossy().into_owned());
+        let taken = |name: &str| {
+            given.values().any(|n| **n == *name) || self.asked_for.iter().any(|n| n.name == name)
+        };
+        let name = (1..)
+            .map(|i| if i == 1 { base.clone() } else { format!("{base}-{i}") })
+            .find(|name| !taken(name))
+            .unwrap_or(base);
+        let name: Arc<str> = name.into();
+        given.insert(key, name.clone());
+        name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::p2p::Network;
+
+    fn node(pid: u32, datadir: &str, default_datadir: bool) -> NodeProcess {
+        NodeProcess {
+            pid,
+            started: 1,
+            exe: "/usr/bin/bitcoind".into(),
+            file: FileId { device: 1, inode: 1 },
+            datadir: datadir.into(),
+            datadir_id: None,
+            default_datadir,
+            network: Network::Signet,
+            user: Default::default(),
+            settings: Default::default(),
+        }
+    }
+
+    #[test]
+    fn nodes_are_named_by_pid_or_data_directory() {
+        let by_pid: NodeName = "123=alice".parse().unwrap();
+        assert_eq!(by_pid, NodeName { key: NodeKey::Pid(123), name: "alice".into() });
+        let by_dir: NodeName = "/data/a=b/=bob".parse().unwrap();
+        assert_eq!(by_dir, NodeName { key: NodeKey::Datadir("/data/a=b".into()), name: "bob".into() });
+        for bad in ["alice", "=alice", "123="] {
+            assert!(bad.parse::<NodeName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_node_keeps_its_name_over_a_restart_and_shares_it_with_no_other() {
+        let names = Names::new(vec!["/srv/c=carol".parse().unwrap(), "7=dave".parse().unwrap()]);
+        assert_eq!(&*names.name(&node(1, "/home/a/.bitcoin", true)), "signet");
+        assert_eq!(&*names.name(&node(2, "/home/b/.bitcoin", true)), "signet-2");
+        assert_eq!(&*names.name(&node(3, "/home/a/.bitcoin", true)), "signet");
+        assert_eq!(&*names.name(&node(4, "/srv/alice", false)), "alice");
+        assert_eq!(&*names.name(&node(5, "/srv/c", false)), "carol");
+        assert_eq!(&*names.name(&node(6, "/other/carol", false)), "carol-2");
+        assert_eq!(&*names.name(&node(7, "/srv/x", false)), "dave");
+    }
+
+    #[test]
+    fn a_container_keeps_its_name_when_it_is_started_again_and_another_has_its_own() {
+        let names = Names::new(Vec::new());
+        let in_container = |pid, inode| NodeProcess {
+            datadir_id: Some(FileId { device: 9, inode }),
+            ..node(pid, "/data/bitcoin", false)
+        };
+        assert_eq!(&*names.name(&in_container(1, 1)), "bitcoin");
+        assert_eq!(&*names.name(&in_container(2, 2)), "bitcoin-2");
+        assert_eq!(&*names.name(&in_container(3, 1)), "bitcoin");
+    }
+}

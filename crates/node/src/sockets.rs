@@ -1,0 +1,153 @@
+//! Which process is at the other end of a connection: nodes dial us from any port, but the kernel knows whose socket it is.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// Lists of sockets are read up to this, bytes: a hundred thousand sockets.
+const MAX_LIST: u64 = 16 << 20;
+
+/// The one of these processes that has a socket connected from `from` to `to`. In a container the port alone counts, because addresses
+/// are translated on the way.
+pub fn dialler(pids: &[u32], from: SocketAddr, to: SocketAddr) -> Option<u32> {
+    let own = network_of("self");
+    pids.iter().copied().find(|pid| {
+        let is_here = network_of(&pid.to_string()) == own;
+        let inodes: HashSet<String> = ["tcp", "tcp6"]
+            .iter()
+            .filter_map(|list| fs::File::open(format!("/proc/{pid}/net/{list}")).ok())
+            .flat_map(|list| BufReader::new(list.take(MAX_LIST)).lines().map_while(Result::ok))
+            .filter_map(|line| parse(&line))
+            .filter(|socket| match is_here {
+                true => (socket.local, socket.remote) == (canonical(from), canonical(to)),
+                false => (socket.local.port(), socket.remote.port()) == (from.port(), to.port()),
+            })
+            .map(|socket| format!("socket:[{}]", socket.inode))
+            .collect();
+        !inodes.is_empty() && owns_one(*pid, &inodes)
+    })
+}
+
+/// The process is in the network that this one is in. True when that cannot be told.
+pub fn shares_our_network(pid: u32) -> bool {
+    match (network_of(&pid.to_string()), network_of("self")) {
+        (Some(its), Some(own)) => its == own,
+        _ => true,
+    }
+}
+
+/// An address of a process's own network, other than loopback: that of a container.
+pub fn address_in_network(pid: u32) -> Option<IpAddr> {
+    let list = fs::File::open(format!("/proc/{pid}/net/fib_trie")).ok()?;
+    local_address(BufReader::new(list.take(MAX_LIST)).lines().map_while(Result::ok))
+}
+
+/// In /proc/net/fib_trie an address is a leaf, `|-- ADDRESS`, and the line below says that it is the machine's own: `/32 host LOCAL`.
+fn local_address(lines: impl Iterator<Item = String>) -> Option<IpAddr> {
+    let mut leaf = None;
+    for line in lines {
+        let line = line.trim();
+        if let Some(address) = line.strip_prefix("|-- ") {
+            leaf = address.parse::<Ipv4Addr>().ok().filter(|address| !address.is_loopback());
+        } else if line.starts_with("/32 host LOCAL")
+            && let Some(address) = leaf
+        {
+            return Some(address.into());
+        }
+    }
+    None
+}
+
+fn network_of(pid: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/net")).ok()
+}
+
+fn owns_one(pid: u32, sockets: &HashSet<String>) -> bool {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    entries
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .any(|link| link.to_str().is_some_and(|link| sockets.contains(link)))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Socket {
+    local: SocketAddr,
+    remote: SocketAddr,
+    inode: u64,
+}
+
+/// A line of /proc/net/tcp (proc_pid_net(5)): number, local address, remote address, state, and the inode as the tenth word.
+fn parse(line: &str) -> Option<Socket> {
+    let mut words = line.split_whitespace();
+    let (local, remote) = (words.nth(1)?, words.next()?);
+    let inode = words.nth(6)?.parse().ok()?;
+    Some(Socket { local: address(local)?, remote: address(remote)?, inode })
+}
+
+/// Addresses are u32 in the machine's byte order, in hex; ports are plain hex.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let mut bytes = Vec::with_capacity(16);
+    for word in ip.as_bytes().chunks(8) {
+        let word = u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?;
+        bytes.extend_from_slice(&word.to_ne_bytes());
+    }
+    let ip = match bytes.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?),
+        16 => IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)),
+        _ => return None,
+    };
+    Some(canonical(SocketAddr::new(ip, port)))
+}
+
+/// An IPv4 address in an IPv6 one is an IPv4 address.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn the_process_at_the_other_end_is_found() {
+        for listen in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(listen) else { continue };
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (_accepted, peer) = listener.accept().unwrap();
+            assert_eq!(peer, stream.local_addr().unwrap());
+            let me = std::process::id();
+            let own = listener.local_addr().unwrap();
+            assert_eq!(dialler(&[1, me], peer, own), Some(me), "{listen}");
+            assert_eq!(dialler(&[1], peer, own), None);
+            assert_eq!(dialler(&[me], SocketAddr::new(peer.ip(), 1), own), None);
+        }
+    }
+
+    #[test]
+    fn hostile_lines_are_no_sockets() {
+        for line in [
+            "",
+            "sl local_address rem_address st",
+            "0: 0100007F 0100007F:0 0 0 0 0 0 0 0 1",
+            "0: é:1 é:1 0 0 0 0 0 0 0 1",
+        ] {
+            assert_eq!(parse(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_address_of_a_container_is_found() {
+        let list = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 127.0.0.1\n        /32 host LOCAL\n     |-- 172.17.0.0\n        /16 link UNICAST\n     |-- 172.17.0.2\n        /32 host LOCAL\n";
+        let lines = |text: &str| local_address(text.lines().map(str::to_owned));
+        assert_eq!(lines(list), Some(IpAddr::from([172, 17, 0, 2])));
+        assert_eq!(lines("|-- 127.0.0.1\n/32 host LOCAL\n"), None);
+        assert!(shares_our_network(std::process::id()));
+    }
+}
