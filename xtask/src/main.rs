@@ -33,7 +33,11 @@ enum Chore {
     },
     /// Compare what is told of a real node with what it says itself, and write docs/checked-against.md; needs root, bitcoind
     /// ($BITCOIND, or in the path) and nats-server
-    CheckNode,
+    CheckNode {
+        /// How long a node is watched through all windows
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+    },
     /// Generate committed files again
     #[command(subcommand)]
     Regenerate(Regenerate),
@@ -78,7 +82,7 @@ fn main() -> Result<()> {
     match Args::parse().chore {
         Chore::Bench { write: false, names } => bench::run(&root, &names, &bench::Output::Print),
         Chore::Bench { write: true, names } => bench::run(&root, &names, &bench::Output::Keep),
-        Chore::CheckNode => check_node::run(&root),
+        Chore::CheckNode { minutes } => check_node::run(&root, minutes),
         Chore::Regenerate(Regenerate::Proto { check: false }) => proto::regenerate(&root),
         Chore::Regenerate(Regenerate::Proto { check: true }) => proto::check(&root),
         Chore::Regenerate(Regenerate::Bpf { check: false }) => bpf::regenerate(&root),

@@ -10,6 +10,7 @@
 //! | bytes.rs | bytes by peer and message type |
 //! | state.rs | mempool, blocks, connections |
 //! | coins.rs | transactions without a wallet |
+//! | windows.rs | all windows at once: `peer-observer run` beside a node for some minutes |
 //! | report.rs | docs/checked-against.md |
 
 mod bytes;
@@ -17,6 +18,7 @@ mod coins;
 mod report;
 mod state;
 mod watch;
+mod windows;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -62,9 +64,9 @@ const UNKNOWN_TYPES: [&str; 2] = ["hello", "zzzzzzzzzzzz"];
 const MALFORMED: [(&str, &[u8]); 4] =
     [("sendcmpct", &[0]), ("inv", &[2; 37]), ("addr", &[1; 3]), ("tx", &[1; 2])];
 
-/// Runs the check and writes docs/checked-against.md.
-pub(crate) fn run(root: &Path) -> Result<()> {
-    let report = check()?;
+/// Runs the check, the part with all windows for so many minutes, and writes docs/checked-against.md.
+pub(crate) fn run(root: &Path, minutes: u64) -> Result<()> {
+    let report = check(Duration::from_secs(minutes * 60))?;
     let path = root.join("docs/checked-against.md");
     fs::write(&path, report.markdown()).with_context(|| format!("writing {}", path.display()))?;
     let failed = report.failed();
@@ -79,7 +81,7 @@ fn missing() -> Result<(), need::Missing> {
     need::bitcoind().map(|_| ())
 }
 
-fn check() -> Result<Report> {
+fn check(time: Duration) -> Result<Report> {
     missing().map_err(|missing| anyhow!("cannot check: {missing}"))?;
     let peer_observer = watch::build()?;
     // Both are set up and stopped, so that the extractor can be there before they start.
@@ -149,6 +151,7 @@ fn check() -> Result<Report> {
     town.alice.stop()?;
     town.bob.stop()?;
     close_books(&mut report, watch)?;
+    windows::check(&mut report, &peer_observer, time)?;
     Ok(report)
 }
 
@@ -592,7 +595,7 @@ mod tests {
             eprintln!("skipped: {missing}");
             return;
         }
-        let report = check().unwrap();
+        let report = check(Duration::from_secs(45)).unwrap();
         assert_eq!(report.failed(), Vec::<&str>::new(), "{}", report.markdown());
     }
 }

@@ -44,6 +44,19 @@ impl Watch {
         programs: &[PathBuf],
         names: &[(PathBuf, &str)],
     ) -> Result<Self> {
+        let state = std::env::temp_dir();
+        Self::start_as(peer_observer, &["extract", "ebpf"], programs, names, &state)
+    }
+
+    /// The same with other words in front of the flags: an extractor or a tool, and flags of its own. `state` is where it keeps
+    /// what it has to remember.
+    pub(super) fn start_as(
+        peer_observer: &Path,
+        words: &[&str],
+        programs: &[PathBuf],
+        names: &[(PathBuf, &str)],
+        state: &Path,
+    ) -> Result<Self> {
         let nats = NatsServer::start()?;
         let address = format!("127.0.0.1:{}", nats.port());
         let events = Arc::new(Mutex::new(Vec::new()));
@@ -51,7 +64,8 @@ impl Watch {
         let subscriber = subscribe(address.clone(), events.clone(), stop.clone());
 
         let mut command = Command::new(peer_observer);
-        command.env("NO_COLOR", "1").args(["extract", "ebpf", "--nats-address", &address]);
+        command.env("NO_COLOR", "1").env("STATE_DIRECTORY", state);
+        command.args(words).args(["--nats-address", &address]);
         for program in programs {
             command.arg("--bitcoind-path").arg(program);
         }

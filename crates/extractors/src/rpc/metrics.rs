@@ -106,6 +106,11 @@ impl Metrics {
         self.registry.add(self.counts[what as usize].at(method as usize), amount);
     }
 
+    /// All of them, to be put on a page.
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// All of them, as Prometheus reads them.
     pub(super) fn render(&self) -> String {
         render::render(&self.registry)

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use peer_observer_exporter::{render, server};
+use peer_observer_exporter::render::{self, Format, Part};
+use peer_observer_exporter::server;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +27,7 @@ impl Page {
         let failed = |source| Error::Listen { address: address.to_owned(), source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
-        tracing::info!(address = %bound, "serving metrics of the rpc extractor");
+        tracing::info!(address = %bound, "serving the metrics of rpc extractors");
         server::serve(listener, move || self.render(), stop).await;
         Ok(())
     }
@@ -48,8 +49,12 @@ impl Page {
     }
 
     pub(super) fn render(&self) -> String {
-        let pages: Vec<_> =
-            self.nodes().iter().map(|(node, shared)| (node.clone(), shared.metrics().render())).collect();
-        render::together("node", &pages)
+        let nodes = self.nodes();
+        let metrics: Vec<_> = nodes.iter().map(|(node, shared)| (node, shared.metrics())).collect();
+        let parts: Vec<Part<'_>> = metrics
+            .iter()
+            .map(|(node, metrics)| Part { node: Some(&***node), registry: metrics.registry() })
+            .collect();
+        render::render_groups(&[&parts], Format::Text)
     }
 }

@@ -1,6 +1,8 @@
 //! What stands in front of the message of a line. Bitcoin Core src/logging.cpp `FormatLogStrInPlace`, `GetLogPrefix`:
 //!
-//!     [*] TIME (mocktime: TIME) [thread] [file:line] [function] [category:level] message
+//! ```text
+//! [*] TIME (mocktime: TIME) [thread] [file:line] [function] [category:level] message
+//! ```
 //!
 //! Every part can be missing, and each has its own option, so that nearly all combinations occur.
 
