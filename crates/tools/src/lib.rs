@@ -4,8 +4,10 @@
 //! |---|---|
 //! | [`logger`] | prints events, a line each |
 //! | [`metrics`] | counts events for Prometheus |
+//! | [`web`] | shows them on a live page |
 
 pub mod logger;
 pub mod metrics;
 #[cfg(test)]
 mod tour;
+pub mod web;

@@ -1,0 +1,259 @@
+//! Events as the public websocket sends them, for as many clients as there are, made once.
+//!
+//! A client reads from a ring at its own pace. Who is too slow finds the oldest gone and goes on with what is there; nobody waits
+//! for it. While nobody wants a kind of events, none of that kind are made.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use axum::extract::ws::Utf8Bytes;
+use peer_observer_bus::Delivery;
+use peer_observer_events::{Subject, json};
+use tokio::sync::watch;
+
+/// Events that are kept for clients that lag behind.
+const MAX_EVENTS: usize = 16_384;
+/// Their bytes: a block of 4 MB is an event of more than 10 MB here.
+const MAX_BYTES: usize = 64 << 20;
+
+/// What can be subscribed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Messages,
+    Connections,
+    Mempool,
+    Validation,
+    Addrman,
+    P2p,
+    Log,
+    Rpc,
+    Ipc,
+}
+
+const KINDS: usize = 9;
+
+/// The kind of what travels on a subject; nothing for what public tools do not know.
+fn kind(subject: Subject) -> Option<Kind> {
+    match subject {
+        Subject::NetMsg => Some(Kind::Messages),
+        Subject::NetConn => Some(Kind::Connections),
+        Subject::Mempool => Some(Kind::Mempool),
+        Subject::Validation => Some(Kind::Validation),
+        Subject::Addrman => Some(Kind::Addrman),
+        Subject::P2pExtractor => Some(Kind::P2p),
+        Subject::LogExtractor => Some(Kind::Log),
+        Subject::Rpc => Some(Kind::Rpc),
+        Subject::Ipc => Some(Kind::Ipc),
+        _ => None,
+    }
+}
+
+/// A set of kinds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Kinds([bool; KINDS]);
+
+impl Kinds {
+    /// Puts a kind in, if it is wanted.
+    pub(crate) fn with(mut self, kind: Kind, wanted: impl Into<Option<bool>>) -> Self {
+        self.0[kind as usize] = wanted.into().unwrap_or(false);
+        self
+    }
+
+    fn has(self, kind: Kind) -> bool {
+        self.0[kind as usize]
+    }
+}
+
+#[derive(Debug)]
+struct Item {
+    number: u64,
+    kind: Kind,
+    text: Utf8Bytes,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    items: VecDeque<Item>,
+    bytes: usize,
+    /// Number of the last item.
+    last: u64,
+}
+
+impl Ring {
+    fn push(&mut self, kind: Kind, text: Utf8Bytes) {
+        self.last += 1;
+        self.bytes += text.len();
+        self.items.push_back(Item { number: self.last, kind, text });
+        while self.items.len() > MAX_EVENTS || (self.bytes > MAX_BYTES && self.items.len() > 1) {
+            let gone = self.items.pop_front();
+            self.bytes -= gone.map_or(0, |item| item.text.len());
+        }
+    }
+}
+
+/// The ring, and who wants what.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    ring: Mutex<Ring>,
+    news: watch::Sender<u64>,
+    wanted: [AtomicUsize; KINDS],
+}
+
+impl Default for Feed {
+    fn default() -> Self {
+        Feed { ring: Mutex::default(), news: watch::Sender::new(0), wanted: Default::default() }
+    }
+}
+
+impl Feed {
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes events that somebody wants.
+    pub(crate) fn observe(&self, deliveries: &[Delivery]) {
+        if self.wanted.iter().all(|n| n.load(Ordering::Relaxed) == 0) {
+            return;
+        }
+        let mut last = None;
+        for delivery in deliveries {
+            let Some(kind) = kind(delivery.subject) else { continue };
+            if self.wanted[kind as usize].load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let Some(text) = json::to_json(&delivery.event) else { continue };
+            let mut ring = self.ring();
+            ring.push(kind, text.into());
+            last = Some(ring.last);
+        }
+        if let Some(last) = last {
+            self.news.send_replace(last);
+        }
+    }
+
+    /// A reader that wants nothing yet.
+    pub(crate) fn reader(&self) -> Reader<'_> {
+        Reader { feed: self, kinds: Kinds::default(), next: 0, news: self.news.subscribe() }
+    }
+}
+
+/// Reads what it wants, from when it began to want it.
+#[derive(Debug)]
+pub(crate) struct Reader<'a> {
+    feed: &'a Feed,
+    kinds: Kinds,
+    next: u64,
+    news: watch::Receiver<u64>,
+}
+
+impl Reader<'_> {
+    /// Wants these kinds from now on.
+    pub(crate) fn want(&mut self, kinds: Kinds) {
+        for kind in 0..KINDS {
+            match (self.kinds.0[kind], kinds.0[kind]) {
+                (false, true) => self.feed.wanted[kind].fetch_add(1, Ordering::Relaxed),
+                (true, false) => self.feed.wanted[kind].fetch_sub(1, Ordering::Relaxed),
+                _ => 0,
+            };
+        }
+        self.kinds = kinds;
+        self.next = self.next.max(self.feed.ring().last + 1);
+    }
+
+    /// Waits until there may be something new.
+    pub(crate) async fn wait(&mut self) {
+        // The feed lives as long as the server, so this cannot fail.
+        let _ = self.news.changed().await;
+    }
+
+    /// Takes the next events, about `bytes` of them. Returns how many were gone before they could be read.
+    pub(crate) fn take(&mut self, bytes: usize, out: &mut Vec<Utf8Bytes>) -> u64 {
+        let ring = self.feed.ring();
+        let first = ring.items.front().map_or(ring.last + 1, |item| item.number);
+        // Some of them may have been of kinds that it does not want: it is not known any more.
+        let skipped = first.saturating_sub(self.next.max(1));
+        let begin = self.next.max(first).saturating_sub(first) as usize;
+        self.next = self.next.max(first);
+        let mut taken = 0;
+        for item in ring.items.range(begin.min(ring.items.len())..) {
+            if taken >= bytes {
+                break;
+            }
+            self.next = item.number + 1;
+            if self.kinds.has(item.kind) {
+                taken += item.text.len();
+                out.push(item.text.clone());
+            }
+        }
+        skipped
+    }
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        self.want(Kinds::default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn only(kind: Kind) -> Kinds {
+        Kinds::default().with(kind, true)
+    }
+
+    fn push(feed: &Feed, kind: Kind, text: &str) {
+        feed.ring().push(kind, text.to_owned().into());
+    }
+
+    #[test]
+    fn a_reader_gets_what_it_wants_from_when_it_wanted_it() {
+        let feed = Feed::default();
+        let mut reader = feed.reader();
+        push(&feed, Kind::Log, "before");
+        reader.want(only(Kind::Log));
+        push(&feed, Kind::Log, "1");
+        push(&feed, Kind::Rpc, "2");
+        push(&feed, Kind::Log, "3");
+        let mut out = Vec::new();
+        assert_eq!(reader.take(usize::MAX, &mut out), 0);
+        assert_eq!(out, ["1", "3"]);
+        assert_eq!(reader.take(usize::MAX, &mut out), 0);
+        assert_eq!(out.len(), 2);
+    }
+
+    #[test]
+    fn a_slow_reader_is_told_what_it_missed_and_memory_is_bounded() {
+        let feed = Feed::default();
+        let mut reader = feed.reader();
+        reader.want(only(Kind::Log));
+        let large = "x".repeat(1 << 20);
+        for _ in 0..100 {
+            push(&feed, Kind::Log, &large);
+        }
+        assert!(feed.ring().bytes <= MAX_BYTES);
+        let mut out = Vec::new();
+        let skipped = reader.take(usize::MAX, &mut out);
+        assert_eq!(skipped + out.len() as u64, 100);
+        assert!(skipped > 0);
+    }
+
+    #[test]
+    fn what_nobody_wants_is_not_made() {
+        let feed = Feed::default();
+        let tour = crate::tour::tour();
+        feed.observe(&tour);
+        assert_eq!(feed.ring().last, 0);
+        let mut reader = feed.reader();
+        reader.want(only(Kind::Validation));
+        feed.observe(&tour);
+        let blocks = tour.iter().filter(|delivery| delivery.subject == Subject::Validation).count();
+        assert!(blocks > 0);
+        assert_eq!(feed.ring().last, blocks as u64);
+        drop(reader);
+        feed.observe(&tour);
+        assert_eq!(feed.ring().last, blocks as u64);
+    }
+}

@@ -1,0 +1,338 @@
+//! Who may come in.
+//!
+//! A page on the reader's own machine is reachable by every other page that the reader's browser has open. Four checks, for every
+//! request: it names a host that is ours (against DNS rebinding), it does not come from another page (Origin), it knows the token
+//! where there is one, and what it gets tells the browser to run nothing else (CSP).
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+
+/// Shorter tokens can be guessed.
+const MIN_SECRET: usize = 16;
+/// Name of the cookie that keeps the token.
+pub(crate) const COOKIE_NAME: &str = "peer_observer_token";
+
+/// Headers of every answer.
+const HEADERS: [(&str, &str); 8] = [
+    (
+        "content-security-policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; manifest-src 'self'; \
+         base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
+    ),
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-opener-policy", "same-origin"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("permissions-policy", "camera=(), geolocation=(), microphone=()"),
+    ("cache-control", "no-cache"),
+];
+
+/// Why access cannot be guarded as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Everybody could come in.
+    #[error(
+        "{address} can be reached from other machines, so say who may come in: set --web-token-file, or --web-proxy-header for a \
+         reverse proxy that asks"
+    )]
+    Open {
+        /// The address that was configured.
+        address: SocketAddr,
+    },
+    /// A secret is too easy to guess, or does not fit into a header.
+    #[error("the {what} has to be at least 16 letters, digits, and characters of `-._~`")]
+    Weak {
+        /// Which secret.
+        what: &'static str,
+    },
+    /// The file of the token cannot be read.
+    #[error("cannot read the token from {path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The header is no header.
+    #[error("--web-proxy-header {given}: give NAME=VALUE, the header that the proxy sets, such as X-Observer-Access=a-long-secret")]
+    Header {
+        /// What was given.
+        given: String,
+    },
+}
+
+/// Why a request is turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Denied {
+    #[error("this is not the host you asked for; name it with --web-host if it should be\n")]
+    Host,
+    #[error("pages of other sites may not come in; allow one with --web-origin\n")]
+    Origin,
+    #[error("only GET and HEAD are answered here\n")]
+    Method,
+    #[error("a token is needed\n")]
+    Token,
+}
+
+impl Denied {
+    /// The status to answer with.
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            Denied::Host => StatusCode::MISDIRECTED_REQUEST,
+            Denied::Origin => StatusCode::FORBIDDEN,
+            Denied::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Denied::Token => StatusCode::UNAUTHORIZED,
+        }
+    }
+}
+
+/// Who may come in.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Guard {
+    token: Option<String>,
+    /// A header that a reverse proxy sets, and what it sets it to.
+    proxy: Option<(HeaderName, String)>,
+    hosts: Vec<String>,
+    origins: Vec<String>,
+}
+
+fn is_strong(secret: &str) -> bool {
+    secret.len() >= MIN_SECRET && secret.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
+}
+
+/// Takes as long whatever the secrets have in common.
+fn same(a: &str, b: &str) -> bool {
+    a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0, |diff, (a, b)| diff | (a ^ b)) == 0
+}
+
+/// The host of `host:port` or `[v6]:port`.
+fn without_port(authority: &str) -> &str {
+    let end = match authority.strip_prefix('[') {
+        Some(rest) => rest.find(']').map(|at| at + 2),
+        None => authority.find(':'),
+    };
+    &authority[..end.unwrap_or(authority.len()).min(authority.len())]
+}
+
+impl Guard {
+    /// As configured.
+    ///
+    /// # Errors
+    /// When a secret is weak or cannot be read.
+    pub(crate) fn new(config: &super::Config) -> Result<Self, Error> {
+        let from_file = |path: &PathBuf| {
+            std::fs::read_to_string(path)
+                .map(|text| text.trim().to_owned())
+                .map_err(|source| Error::File { path: path.clone(), source })
+        };
+        let token = match (&config.web_token, &config.web_token_file) {
+            (Some(token), _) => Some(token.clone()),
+            (None, Some(path)) => Some(from_file(path)?),
+            (None, None) => None,
+        };
+        if token.as_deref().is_some_and(|token| !is_strong(token)) {
+            return Err(Error::Weak { what: "token" });
+        }
+        let proxy = match &config.web_proxy_header {
+            None => None,
+            Some(given) => {
+                let parts = given.split_once('=').and_then(|(name, value)| Some((name.parse().ok()?, value)));
+                let (name, value) = parts.ok_or_else(|| Error::Header { given: given.clone() })?;
+                if !is_strong(value) {
+                    return Err(Error::Weak { what: "value of --web-proxy-header" });
+                }
+                Some((name, value.to_owned()))
+            }
+        };
+        let lower = |all: &[String]| all.iter().map(|text| text.to_ascii_lowercase()).collect();
+        Ok(Guard { token, proxy, hosts: lower(&config.web_host), origins: lower(&config.web_origin) })
+    }
+
+    /// Refuses an address that everybody can reach without a word.
+    ///
+    /// # Errors
+    /// When that is so.
+    pub(crate) fn check_address(&self, address: SocketAddr) -> Result<(), Error> {
+        match address.ip().is_loopback() || self.token.is_some() || self.proxy.is_some() {
+            true => Ok(()),
+            false => Err(Error::Open { address }),
+        }
+    }
+
+    /// Whether a request may come in.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Denied> {
+        let host = self.host(headers)?;
+        self.origin(headers, &host, uri)?;
+        let login = uri.path() == "/login";
+        match *method {
+            Method::GET | Method::HEAD => {}
+            Method::POST if login => return Ok(()),
+            _ => return Err(Denied::Method),
+        }
+        self.secret(headers, uri)
+    }
+
+    fn host(&self, headers: &HeaderMap) -> Result<String, Denied> {
+        let mut all = headers.get_all(HOST).iter();
+        let (Some(host), None) = (all.next().and_then(|host| host.to_str().ok()), all.next()) else {
+            return Err(Denied::Host);
+        };
+        let host = host.to_ascii_lowercase();
+        let name = without_port(&host);
+        // A name that somebody else owns can be made to point here; an address cannot.
+        let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
+        let ours = address || name == "localhost" || self.hosts.iter().any(|h| *h == name || *h == host);
+        if ours { Ok(host) } else { Err(Denied::Host) }
+    }
+
+    fn origin(&self, headers: &HeaderMap, host: &str, uri: &Uri) -> Result<(), Denied> {
+        if let Some(origin) = headers.get(ORIGIN) {
+            let origin = origin.to_str().map_err(|_| Denied::Origin)?.to_ascii_lowercase();
+            let authority = origin.split_once("://").map(|(_, authority)| authority);
+            let ours = authority == Some(host) || self.origins.contains(&origin);
+            return if ours { Ok(()) } else { Err(Denied::Origin) };
+        }
+        // Browsers leave Origin out of plain GETs, but say this. A link to the page itself may come from anywhere.
+        let cross = headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site");
+        let page = uri.path() == "/";
+        if cross && !page { Err(Denied::Origin) } else { Ok(()) }
+    }
+
+    fn secret(&self, headers: &HeaderMap, uri: &Uri) -> Result<(), Denied> {
+        if self.token.is_none() && self.proxy.is_none() {
+            return Ok(());
+        }
+        let from_proxy = self.proxy.as_ref().is_some_and(|(name, value)| {
+            headers.get(name).and_then(|given| given.to_str().ok()).is_some_and(|given| same(given, value))
+        });
+        let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+        let cookie = cookies
+            .flat_map(|cookies| cookies.split(';'))
+            .find_map(|cookie| cookie.trim().strip_prefix(COOKIE_NAME)?.strip_prefix('='));
+        let given = [bearer, cookie, token_of(uri)];
+        let known = given.into_iter().flatten().any(|given| self.is_token(given));
+        if from_proxy || known { Ok(()) } else { Err(Denied::Token) }
+    }
+
+    /// Whether this is the token.
+    pub(crate) fn is_token(&self, given: &str) -> bool {
+        self.token.as_deref().is_some_and(|token| same(token, given))
+    }
+}
+
+/// The token in an address, for clients that can set no headers.
+pub(crate) fn token_of(uri: &Uri) -> Option<&str> {
+    uri.query()?.split('&').find_map(|pair| pair.strip_prefix("token="))
+}
+
+/// Adds what every answer says to browsers.
+pub(crate) fn add_headers(headers: &mut HeaderMap) {
+    for (name, value) in HEADERS {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::web::Config;
+
+    const TOKEN: &str = "0123456789abcdef";
+
+    fn request(headers: &[(&str, &str)], uri: &str) -> (HeaderMap, Uri) {
+        let headers = headers.iter().map(|(name, value)| {
+            (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap())
+        });
+        (headers.collect(), uri.parse().unwrap())
+    }
+
+    fn check(guard: &Guard, headers: &[(&str, &str)], uri: &str) -> Result<(), Denied> {
+        let (headers, uri) = request(headers, uri);
+        guard.check(&Method::GET, &uri, &headers)
+    }
+
+    #[test]
+    fn a_name_that_is_not_ours_is_turned_away() {
+        let guard = Guard::new(&Config { web_host: vec!["node.example".into()], ..Config::default() }).unwrap();
+        for good in ["localhost", "localhost:1", "127.0.0.1:47482", "[::1]:9", "192.0.2.1", "Node.Example:80"] {
+            assert_eq!(check(&guard, &[("host", good)], "/"), Ok(()), "{good}");
+        }
+        for bad in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:47482", "", "[", "node.example.evil"] {
+            assert_eq!(check(&guard, &[("host", bad)], "/"), Err(Denied::Host), "{bad}");
+        }
+        assert_eq!(check(&guard, &[], "/"), Err(Denied::Host));
+        assert_eq!(check(&guard, &[("host", "localhost"), ("host", "evil.example")], "/"), Err(Denied::Host));
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_turned_away() {
+        let guard =
+            Guard::new(&Config { web_origin: vec!["http://pages.example:8000".into()], ..Config::default() }).unwrap();
+        let host = ("host", "localhost:47482");
+        for good in ["http://localhost:47482", "https://localhost:47482", "http://pages.example:8000"] {
+            assert_eq!(check(&guard, &[host, ("origin", good)], "/ws"), Ok(()), "{good}");
+        }
+        for bad in ["http://localhost:8000", "http://evil.example", "null", "", "http://localhost:47482.evil.example"] {
+            assert_eq!(check(&guard, &[host, ("origin", bad)], "/ws"), Err(Denied::Origin), "{bad}");
+        }
+        let cross = ("sec-fetch-site", "cross-site");
+        assert_eq!(check(&guard, &[host, cross], "/api/v1/peers"), Err(Denied::Origin));
+        assert_eq!(check(&guard, &[host, cross], "/"), Ok(()), "a link to the page");
+    }
+
+    #[test]
+    fn where_there_is_a_token_it_is_needed_and_can_come_in_four_ways() {
+        let config = Config {
+            web_token: Some(TOKEN.into()),
+            web_proxy_header: Some("X-Access=fedcba9876543210".into()),
+            ..Config::default()
+        };
+        let guard = Guard::new(&config).unwrap();
+        let host = ("host", "localhost");
+        assert_eq!(check(&guard, &[host], "/"), Err(Denied::Token));
+        let cookie = format!("a=b; {COOKIE_NAME}={TOKEN}");
+        let bearer = format!("Bearer {TOKEN}");
+        for header in [("cookie", &*cookie), ("authorization", &*bearer), ("x-access", "fedcba9876543210")] {
+            assert_eq!(check(&guard, &[host, header], "/"), Ok(()), "{header:?}");
+        }
+        assert_eq!(check(&guard, &[host], &format!("/ws?token={TOKEN}")), Ok(()));
+        for header in [("cookie", "peer_observer_token=0123456789abcdeX"), ("authorization", "Bearer "), ("x-access", "")] {
+            assert_eq!(check(&guard, &[host, header], "/?token="), Err(Denied::Token), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn only_reading_is_possible() {
+        let (headers, uri) = request(&[("host", "localhost")], "/");
+        for method in [Method::POST, Method::PUT, Method::DELETE, Method::CONNECT] {
+            assert_eq!(Guard::default().check(&method, &uri, &headers), Err(Denied::Method));
+        }
+    }
+
+    #[test]
+    fn an_open_address_without_a_secret_and_weak_secrets_are_refused() {
+        let guard = Guard::default();
+        assert!(guard.check_address("127.0.0.1:1".parse().unwrap()).is_ok());
+        assert!(guard.check_address("[::1]:1".parse().unwrap()).is_ok());
+        for open in ["0.0.0.0:1", "192.0.2.1:1", "[::]:1"] {
+            assert!(matches!(guard.check_address(open.parse().unwrap()), Err(Error::Open { .. })), "{open}");
+        }
+        let with = |token: &str| Guard::new(&Config { web_token: Some(token.into()), ..Config::default() });
+        assert!(with(TOKEN).unwrap().check_address("0.0.0.0:1".parse().unwrap()).is_ok());
+        for weak in ["", "short", "with a space in it", "läng genug aber nicht"] {
+            assert!(matches!(with(weak), Err(Error::Weak { .. })), "{weak}");
+        }
+        for header in ["X-Access", "X Access=0123456789abcdef", "X-Access=short"] {
+            let config = Config { web_proxy_header: Some(header.into()), ..Config::default() };
+            assert!(Guard::new(&config).is_err(), "{header}");
+        }
+    }
+}

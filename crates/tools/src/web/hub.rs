@@ -1,0 +1,187 @@
+//! What the task that counts and the tasks of clients share.
+//!
+//! A view is rendered at most once in a tick for everyone who asks for the same: two hundred clients cost little more than one.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::extract::ws::Utf8Bytes;
+use peer_observer_bus::{Delivery, SubscriberStats};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::feed::Feed;
+use super::model::{Model, Now};
+use super::views::{Context, Own, Query, Refused, Show, Topic};
+
+/// The finest step in which clients hear of changes.
+pub(crate) const TICK: Duration = Duration::from_millis(200);
+/// Rendered views that are kept before those of earlier ticks are thrown away.
+const MAX_KEPT: usize = 128;
+
+type Depth = Box<dyn Fn() -> (usize, usize) + Send + Sync>;
+
+/// A rendered view.
+struct Kept {
+    tick: u64,
+    answer: Result<Shared, Refused>,
+}
+
+/// A rendered view that many can have.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    pub(crate) text: Utf8Bytes,
+    /// Where to go on.
+    pub(crate) next: Option<u64>,
+}
+
+/// What is shared.
+pub(crate) struct Hub {
+    model: Mutex<Model>,
+    kept: Mutex<HashMap<(&'static str, Query), Kept>>,
+    pub(crate) feed: Feed,
+    pub(crate) show: Show,
+    started: Instant,
+    stats: Arc<SubscriberStats>,
+    depth: Depth,
+    slots: Arc<Semaphore>,
+    max_clients: usize,
+    pub(crate) skipped_updates: AtomicU64,
+    pub(crate) skipped_events: AtomicU64,
+    renders: AtomicUsize,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is in there stays usable even if a thread should have failed with it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Hub {
+    /// Nothing is known yet. `depth` tells how many events and bytes wait for this tool.
+    pub(crate) fn new(
+        model: Model,
+        show: Show,
+        max_clients: usize,
+        stats: Arc<SubscriberStats>,
+        depth: impl Fn() -> (usize, usize) + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Hub {
+            model: Mutex::new(model),
+            kept: Mutex::default(),
+            feed: Feed::default(),
+            show,
+            started: Instant::now(),
+            stats,
+            depth: Box::new(depth),
+            slots: Arc::new(Semaphore::new(max_clients)),
+            max_clients,
+            skipped_updates: AtomicU64::new(0),
+            skipped_events: AtomicU64::new(0),
+            renders: AtomicUsize::new(0),
+        })
+    }
+
+    /// Takes events that arrived now.
+    pub(crate) fn observe(&self, deliveries: &[Delivery]) {
+        locked(&self.model).observe(deliveries, Now::get());
+        self.feed.observe(deliveries);
+    }
+
+    /// A place for a websocket client; nothing when all are taken.
+    pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
+        self.slots.clone().try_acquire_owned().ok()
+    }
+
+    /// The number of the tick that it is now.
+    pub(crate) fn tick(&self) -> u64 {
+        (self.started.elapsed().as_millis() / TICK.as_millis()) as u64
+    }
+
+    /// A view, as JSON.
+    ///
+    /// # Errors
+    /// When there is no such thing, or it may not be shown.
+    pub(crate) fn render(&self, topic: &'static Topic, query: &Query) -> Result<Shared, Refused> {
+        let tick = self.tick();
+        let mut kept = locked(&self.kept);
+        let key = (topic.name, query.clone());
+        if let Some(found) = kept.get(&key).filter(|found| found.tick == tick) {
+            return found.answer.clone();
+        }
+        if kept.len() >= MAX_KEPT {
+            kept.retain(|_, old| old.tick == tick);
+        }
+        let own = self.own();
+        let answer = {
+            let model = locked(&self.model);
+            let context = Context { model: &model, now: Now::get(), show: self.show, own };
+            (topic.render)(&context, query).map(|answer| Shared { text: answer.text.into(), next: answer.next })
+        };
+        self.renders.fetch_add(1, Ordering::Relaxed);
+        if kept.len() < MAX_KEPT {
+            kept.insert(key, Kept { tick, answer: answer.clone() });
+        }
+        answer
+    }
+
+    fn own(&self) -> Own {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (queue_events, queue_bytes) = (self.depth)();
+        Own {
+            received: load(&self.stats.received),
+            undecodable: load(&self.stats.undecodable),
+            lost_transport: load(&self.stats.lost_transport),
+            lost_queue: load(&self.stats.lost_queue),
+            queue_events,
+            queue_bytes,
+            clients: self.max_clients.saturating_sub(self.slots.available_permits()),
+            skipped_updates: load(&self.skipped_updates),
+            skipped_events: load(&self.skipped_events),
+            uptime_s: self.started.elapsed().as_secs(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::web::views::topic;
+
+    fn hub() -> Arc<Hub> {
+        Hub::new(Model::new("node"), Show::Everything, 4, Arc::default(), || (0, 0))
+    }
+
+    #[test]
+    fn what_many_ask_for_at_once_is_rendered_once() {
+        let hub = hub();
+        let health = topic("health").unwrap();
+        let begin = hub.tick();
+        for _ in 0..1_000 {
+            hub.render(health, &Query::default()).unwrap();
+        }
+        let ticks = hub.tick() - begin + 1;
+        assert!(hub.renders.load(Ordering::Relaxed) as u64 <= ticks);
+    }
+
+    #[test]
+    fn questions_without_end_take_bounded_memory() {
+        let hub = hub();
+        let messages = topic("messages").unwrap();
+        for i in 0..10_000 {
+            let query = Query { after: Some(i), ..Query::default() };
+            assert!(hub.render(messages, &query).is_err(), "there is no node");
+        }
+        assert!(locked(&hub.kept).len() <= MAX_KEPT);
+    }
+
+    #[test]
+    fn places_are_limited_and_come_back() {
+        let hub = hub();
+        let places: Vec<_> = (0..4).map_while(|_| hub.place()).collect();
+        assert_eq!(places.len(), 4);
+        assert!(hub.place().is_none());
+        drop(places);
+        assert!(hub.place().is_some());
+    }
+}

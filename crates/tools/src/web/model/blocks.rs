@@ -1,0 +1,182 @@
+//! How blocks reach the node: who tells of them first and how, what was missing, how long they took.
+
+use std::collections::VecDeque;
+
+/// Blocks that are kept.
+const MAX_BLOCKS: usize = 144;
+/// Announcements of one block that are kept.
+const MAX_SEEN: usize = 64;
+
+/// How a peer told of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Via {
+    Headers,
+    Inv,
+    Compact,
+    Block,
+}
+
+impl Via {
+    /// The type of the message.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Via::Headers => "headers",
+            Via::Inv => "inv",
+            Via::Compact => "cmpctblock",
+            Via::Block => "block",
+        }
+    }
+}
+
+/// A peer told of a block.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Told {
+    pub(crate) peer: u64,
+    pub(crate) time_ns: u64,
+    pub(crate) via: Via,
+}
+
+/// The node connected a block.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Connected {
+    pub(crate) time_ns: u64,
+    pub(crate) height: i32,
+    pub(crate) transactions: i64,
+    pub(crate) inputs: i32,
+    pub(crate) sigops: i64,
+    pub(crate) duration_ns: u64,
+}
+
+/// What the log says of a compact block that became whole: transactions that came whole, that the node had, that it asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rebuilt {
+    pub(crate) prefilled: u32,
+    pub(crate) mempool: u32,
+    pub(crate) extra: u32,
+    pub(crate) requested: u32,
+}
+
+/// A block.
+#[derive(Debug, Clone)]
+pub(crate) struct Block {
+    pub(crate) hash: [u8; 32],
+    pub(crate) first_ns: u64,
+    pub(crate) told: Vec<Told>,
+    /// Short ids, and whole transactions, of the first compact block.
+    pub(crate) compact: Option<(u32, u32)>,
+    /// Transactions that the node asked for to complete it, of whom, when; and when they came.
+    pub(crate) missing: Option<(u32, u64, u64)>,
+    pub(crate) completed_ns: Option<u64>,
+    /// When the whole block was asked for, of whom.
+    pub(crate) asked: Option<(u64, u64)>,
+    pub(crate) connected: Option<Connected>,
+    pub(crate) rebuilt: Option<Rebuilt>,
+}
+
+/// The last blocks.
+#[derive(Debug, Default)]
+pub(crate) struct Blocks {
+    blocks: VecDeque<Block>,
+}
+
+impl Blocks {
+    /// A peer tells of a block. Returns whether it is the first to do so, and the node did not know it before.
+    pub(crate) fn told(&mut self, hash: [u8; 32], peer: u64, via: Via, time_ns: u64) -> bool {
+        let block = self.entry(hash, time_ns);
+        let first = block.told.is_empty() && block.connected.is_none();
+        let again = block.told.iter().any(|told| told.peer == peer && told.via == via);
+        if !again && block.told.len() < MAX_SEEN {
+            block.told.push(Told { peer, time_ns, via });
+        }
+        first
+    }
+
+    /// A compact block came.
+    pub(crate) fn compact(&mut self, hash: [u8; 32], short_ids: u32, whole: u32, time_ns: u64) {
+        self.entry(hash, time_ns).compact.get_or_insert((short_ids, whole));
+    }
+
+    /// The node asks a peer for transactions of a compact block.
+    pub(crate) fn misses(&mut self, hash: [u8; 32], transactions: u32, peer: u64, time_ns: u64) {
+        self.entry(hash, time_ns).missing.get_or_insert((transactions, peer, time_ns));
+    }
+
+    /// They came.
+    pub(crate) fn completed(&mut self, hash: [u8; 32], time_ns: u64) {
+        self.entry(hash, time_ns).completed_ns.get_or_insert(time_ns);
+    }
+
+    /// The node asks a peer for the whole block.
+    pub(crate) fn asked(&mut self, hash: [u8; 32], peer: u64, time_ns: u64) {
+        self.entry(hash, time_ns).asked.get_or_insert((peer, time_ns));
+    }
+
+    /// The node connected it to its chain.
+    pub(crate) fn connected(&mut self, hash: [u8; 32], connected: Connected) {
+        self.entry(hash, connected.time_ns).connected = Some(connected);
+    }
+
+    /// The log says how a compact block was rebuilt.
+    pub(crate) fn rebuilt(&mut self, hash: [u8; 32], rebuilt: Rebuilt, time_ns: u64) {
+        self.entry(hash, time_ns).rebuilt = Some(rebuilt);
+    }
+
+    /// The last ones, the last first.
+    pub(crate) fn last(&self) -> impl Iterator<Item = &Block> {
+        self.blocks.iter().rev()
+    }
+
+    fn entry(&mut self, hash: [u8; 32], time_ns: u64) -> &mut Block {
+        // Mostly it is among the last.
+        let place = match self.blocks.iter().rposition(|block| block.hash == hash) {
+            Some(place) => place,
+            None => {
+                if self.blocks.len() == MAX_BLOCKS {
+                    self.blocks.pop_front();
+                }
+                self.blocks.push_back(Block {
+                    hash,
+                    first_ns: time_ns,
+                    told: Vec::new(),
+                    compact: None,
+                    missing: None,
+                    completed_ns: None,
+                    asked: None,
+                    connected: None,
+                    rebuilt: None,
+                });
+                self.blocks.len() - 1
+            }
+        };
+        &mut self.blocks[place]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_to_tell_of_a_block_is_known() {
+        let mut blocks = Blocks::default();
+        assert!(blocks.told([1; 32], 5, Via::Headers, 10));
+        assert!(!blocks.told([1; 32], 6, Via::Compact, 11));
+        assert!(!blocks.told([1; 32], 6, Via::Compact, 12));
+        let block = blocks.last().next().unwrap();
+        assert_eq!(block.told.iter().map(|told| told.peer).collect::<Vec<_>>(), [5, 6]);
+    }
+
+    #[test]
+    fn blocks_and_announcements_without_end_take_bounded_memory() {
+        let mut blocks = Blocks::default();
+        for i in 0..1_000_u64 {
+            let mut hash = [0; 32];
+            hash[..8].copy_from_slice(&i.to_le_bytes());
+            for peer in 0..100 {
+                blocks.told(hash, peer, Via::Inv, i);
+            }
+        }
+        assert_eq!(blocks.last().count(), MAX_BLOCKS);
+        assert!(blocks.last().all(|block| block.told.len() == MAX_SEEN));
+    }
+}

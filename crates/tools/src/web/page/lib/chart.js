@@ -1,0 +1,202 @@
+// Charts over time, drawn on a canvas: stacked above the axis, and below it for what goes the other way; or lines. What the pointer
+// or the arrow keys are at is told in the legend.
+
+import { h, text } from "./dom.js";
+import { clock, short } from "./format.js";
+
+const LEFT = 46;
+const BOTTOM = 18;
+const TOP = 6;
+
+/** A colour of the theme. */
+export function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+}
+
+/** The colour of the series at that place. */
+export function seriesColour(at) {
+  return colour(`s${at % 8}`);
+}
+
+/** A number to end an axis with: 1, 2 or 5 times a power of ten. */
+function round(most) {
+  if (most <= 0) return 1;
+  const power = 10 ** Math.floor(Math.log10(most));
+  return [1, 2, 5, 10].map((n) => n * power).find((n) => n >= most);
+}
+
+/**
+ * A chart. `set({ start, step, series: [{ name, values, colour, below }], unit, format, lines })`, times in us. `below` values go down
+ * from the axis; with `lines` nothing is stacked.
+ */
+export function chart(label, size) {
+  const canvas = h("canvas", { tabindex: "0", role: "img", "aria-label": label });
+  const legend = h("ul", { class: "legend" });
+  const said = h("p", { class: "sr", role: "status" });
+  const element = h("div", { class: `chart ${size ?? ""}` }, canvas, legend, said);
+  let data = null;
+  let at = null;
+  let pending = false;
+  let entries = [];
+
+  const later = () => {
+    if (pending) return;
+    pending = true;
+    requestAnimationFrame(() => {
+      pending = false;
+      draw();
+    });
+  };
+  new ResizeObserver(later).observe(canvas);
+  canvas.addEventListener("pointermove", (event) => {
+    if (!data) return;
+    const box = canvas.getBoundingClientRect();
+    const count = data.series[0]?.values.length ?? 0;
+    const place = Math.round(((event.clientX - box.left - LEFT) / (box.width - LEFT)) * (count - 1));
+    at = Math.max(0, Math.min(count - 1, place));
+    later();
+  });
+  canvas.addEventListener("pointerleave", () => { at = null; later(); });
+  canvas.addEventListener("blur", () => { at = null; later(); });
+  canvas.addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10 }[event.key];
+    if (!by || !data?.series.length) return;
+    event.preventDefault();
+    const last = data.series[0].values.length - 1;
+    at = Math.max(0, Math.min(last, (at ?? last) + by));
+    later();
+    const values = data.series.map((s) => `${s.name} ${(data.format ?? short)(s.values[at] ?? 0)}`);
+    text(said, `${clock(data.start + at * data.step)}: ${values.join(", ")}`);
+  });
+
+  function draw() {
+    if (!data) return;
+    const ratio = devicePixelRatio || 1;
+    const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+    if (!width || !height) return;
+    if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
+      [canvas.width, canvas.height] = [Math.round(width * ratio), Math.round(height * ratio)];
+    }
+    const c = canvas.getContext("2d");
+    c.setTransform(ratio, 0, 0, ratio, 0, 0);
+    c.clearRect(0, 0, width, height);
+    const { series, start, step } = data;
+    const format = data.format ?? short;
+    const count = series[0]?.values.length ?? 0;
+    const sums = [new Array(count).fill(0), new Array(count).fill(0)];
+    let most = [0, 0];
+    for (const s of series) {
+      const side = s.below ? 1 : 0;
+      s.values.forEach((v, i) => {
+        sums[side][i] = data.lines ? Math.max(sums[side][i], v ?? 0) : sums[side][i] + (v ?? 0);
+        most[side] = Math.max(most[side], sums[side][i]);
+      });
+    }
+    const down = series.some((s) => s.below);
+    // Both ways have one scale, so that they can be compared.
+    const peak = round(Math.max(...most, data.least ?? 0));
+    const space = height - BOTTOM - TOP;
+    const share = down ? Math.min(0.8, Math.max(0.2, (most[0] || 1) / ((most[0] || 1) + (most[1] || 1)))) : 1;
+    const zero = TOP + space * share;
+    const scale = down ? Math.min((space * share) / (most[0] || peak), (space * (1 - share)) / (most[1] || peak)) : space / peak;
+    const x = (i) => LEFT + (i / Math.max(1, count - 1)) * (width - LEFT - 2);
+
+    c.font = "11px system-ui, sans-serif";
+    c.fillStyle = colour("dim");
+    c.strokeStyle = colour("line");
+    c.lineWidth = 1;
+    c.textAlign = "right";
+    c.textBaseline = "middle";
+    const mark = round(Math.max(...most, data.least ?? 0) / 2.5);
+    const low = down ? -Math.floor(((1 - share) * space) / scale / mark) : 0;
+    for (let n = low; TOP <= zero - n * mark * scale + 0.5; n += 1) {
+      const y = Math.round(zero - n * mark * scale) + 0.5;
+      c.beginPath();
+      c.moveTo(LEFT, y);
+      c.lineTo(width, y);
+      c.stroke();
+      c.fillText(format(Math.abs(n * mark)), LEFT - 6, y);
+      if (n > 40) break;
+    }
+    c.textAlign = "center";
+    c.textBaseline = "alphabetic";
+    const ticks = Math.max(2, Math.floor((width - LEFT) / 110));
+    for (let n = 0; n <= ticks; n += 1) {
+      const i = Math.round(((count - 1) * n) / ticks);
+      c.textAlign = n === 0 ? "left" : n === ticks ? "right" : "center";
+      c.fillText(clock(start + i * step), x(i), height - 4);
+    }
+
+    const floor = [new Array(count).fill(0), new Array(count).fill(0)];
+    for (const s of series) {
+      const side = s.below ? 1 : 0;
+      const sign = s.below ? -1 : 1;
+      c.fillStyle = c.strokeStyle = s.colour;
+      c.beginPath();
+      if (data.lines) {
+        let drawing = false;
+        c.lineWidth = 1.6;
+        s.values.forEach((v, i) => {
+          if (v === null || v === undefined) return void (drawing = false);
+          drawing ? c.lineTo(x(i), zero - v * scale) : c.moveTo(x(i), zero - v * scale);
+          drawing = true;
+        });
+        c.stroke();
+        continue;
+      }
+      for (let i = 0; i < count; i += 1) c.lineTo(x(i), zero - sign * (floor[side][i] + (s.values[i] ?? 0)) * scale);
+      for (let i = count - 1; i >= 0; i -= 1) c.lineTo(x(i), zero - sign * floor[side][i] * scale);
+      c.globalAlpha = 0.88;
+      c.fill();
+      c.globalAlpha = 1;
+      s.values.forEach((v, i) => (floor[side][i] += v ?? 0));
+    }
+    if (down) {
+      c.fillStyle = colour("dim");
+      c.textAlign = "left";
+      c.fillText(data.above ?? "in", LEFT + 4, TOP + 10);
+      c.fillText(data.beneath ?? "out", LEFT + 4, height - BOTTOM - 5);
+      c.strokeStyle = colour("strong");
+      c.beginPath();
+      c.moveTo(LEFT, Math.round(zero) + 0.5);
+      c.lineTo(width, Math.round(zero) + 0.5);
+      c.stroke();
+    }
+    if (at !== null && at < count) {
+      c.strokeStyle = colour("text");
+      c.beginPath();
+      c.moveTo(Math.round(x(at)) + 0.5, TOP);
+      c.lineTo(Math.round(x(at)) + 0.5, height - BOTTOM);
+      c.stroke();
+    }
+    tell();
+  }
+
+  function tell() {
+    const format = data.format ?? short;
+    const names = [...new Set(data.series.map((s) => s.name))];
+    while (entries.length > names.length) entries.pop().item.remove();
+    names.forEach((name, place) => {
+      let entry = entries[place];
+      if (!entry) {
+        entry = { mark: h("i", { "aria-hidden": "true" }), label: h("span") };
+        entry.item = h("li", {}, entry.mark, entry.label);
+        entries.push(entry);
+        legend.append(entry.item);
+      }
+      const same = data.series.filter((s) => s.name === name);
+      entry.mark.style.setProperty("background", same[0].colour);
+      const values = same.map((s) => `${s.below ? "out " : same.length > 1 ? "in " : ""}${format(s.values[at] ?? 0)}`);
+      text(entry.label, at === null ? name : `${name} ${values.join(", ")}${data.unit ? ` ${data.unit}` : ""}`);
+    });
+  }
+
+  return {
+    element,
+    set(newData) {
+      data = newData;
+      later();
+    },
+    redraw: later,
+  };
+}

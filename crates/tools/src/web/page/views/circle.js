@@ -1,0 +1,162 @@
+// Peers on a ring, messages in flight. In a flood, a sample of them flies.
+
+import { colour, seriesColour } from "../lib/chart.js";
+import { h, panel, put, text } from "../lib/dom.js";
+import { bytes, count, duration } from "../lib/format.js";
+
+// Messages that fly for one update of the server, and how long each takes, ms.
+const SAMPLE = 40;
+const FLIGHT = 900;
+const TYPES = ["inv", "tx", "getdata", "addrv2", "headers", "ping"];
+const BLOCKS = new Set(["block", "cmpctblock", "blocktxn", "getblocktxn"]);
+
+function typeColour(type) {
+  if (type === "pong") return seriesColour(5);
+  if (BLOCKS.has(type)) return colour("bad");
+  const at = TYPES.indexOf(type);
+  return at < 0 ? seriesColour(7) : seriesColour(at);
+}
+
+export function show(app, root) {
+  const canvas = h("canvas", { id: "circle", role: "img", "aria-label": "Peers on a ring around the node; messages fly between them. The list of peers beside it says the same in words." });
+  const lead = h("p", { class: "lead" });
+  const about = h("dl", { class: "facts" });
+  const busiest = h("ul", { class: "feed" });
+  const key = h("ul", { class: "legend" }, [...TYPES, "block", "pong", "other"].map((type) => h("li", {}, h("i", { vars: { background: typeColour(type) }, "aria-hidden": "true" }), type === "block" ? "blocks" : type)));
+  put(root,
+    h("div", { class: "head" }, h("h1", {}, "Circle"), lead),
+    h("div", { class: "grid" },
+      h("section", { class: "panel w8 circle-box", "aria-label": "Ring" }, canvas, key),
+      h("div", { class: "w4 grid" },
+        panel("Under the pointer", null, about),
+        panel("Busiest peers", null, busiest))));
+
+  let peers = [];
+  let places = new Map();
+  let flying = [];
+  let hovered = null;
+  let skipped = 0;
+  let colours = {};
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+
+  const learn = () => {
+    colours = Object.fromEntries(["text", "dim", "line", "panel", "accent", "in", "out", "strong"].map((name) => [name, colour(name)]));
+    [...key.children].forEach((item, at) => item.firstChild.style.setProperty("background", typeColour([...TYPES, "block", "pong", "other"][at])));
+  };
+  learn();
+  addEventListener("themechange", learn);
+  app.atEnd(() => removeEventListener("themechange", learn));
+
+  app.open("peers", {}, 1000, (data) => {
+    peers = [...data.peers].sort((a, b) => a.type.localeCompare(b.type) || a.id - b.id);
+    layout();
+    text(lead, `${count(peers.length)} peers, by connection type${skipped ? " · a sample of all messages flies" : ""}`);
+    const recent = (row) => row.spark.slice(-4).reduce((a, b) => a + b, 0) / 20;
+    const top = [...peers].sort((a, b) => recent(b) - recent(a)).slice(0, 12);
+    put(busiest, top.map((row) => h("li", {}, h("span", {}, app.peer(row.id)), h("span", { class: "what dim" }, `${recent(row).toFixed(1)}/s ${row.user_agent ?? row.type}`))));
+    describe();
+  });
+  app.open("messages", { limit: SAMPLE }, 200, (data) => {
+    skipped = data.skipped + data.forgotten;
+    const begin = performance.now();
+    // What came in one update did not come at once.
+    data.messages.forEach((message, at) => flying.push({ ...message, begin: begin + (200 * at) / data.messages.length, colour: typeColour(message.type) }));
+    if (flying.length > 1000) flying = flying.slice(-1000);
+  });
+
+  function layout() {
+    places = new Map();
+    const [w, hgt] = [canvas.clientWidth, canvas.clientHeight];
+    const radius = Math.min(w, hgt) / 2 - 34;
+    peers.forEach((peer, at) => {
+      const angle = (2 * Math.PI * at) / Math.max(1, peers.length) - Math.PI / 2;
+      places.set(peer.id, { peer, x: w / 2 + radius * Math.cos(angle), y: hgt / 2 + radius * Math.sin(angle), angle });
+    });
+  }
+
+  function near(x, y) {
+    let best = null;
+    for (const place of places.values()) {
+      const d = Math.hypot(place.x - x, place.y - y);
+      if (d < 18 && (!best || d < best.d)) best = { ...place, d };
+    }
+    return best?.peer ?? null;
+  }
+
+  canvas.addEventListener("pointermove", (event) => {
+    hovered = near(event.offsetX, event.offsetY)?.id ?? null;
+    canvas.style.cursor = hovered === null ? "default" : "pointer";
+    describe();
+  });
+  canvas.addEventListener("click", (event) => {
+    const peer = near(event.offsetX, event.offsetY);
+    if (peer) location.hash = app.link("peer", { id: peer.id });
+  });
+
+  function describe() {
+    const peer = places.get(hovered)?.peer;
+    const rows = peer
+      ? [["Peer", peer.id], ["Type", peer.type], ["Address", peer.addr ?? peer.network], ["User agent", peer.user_agent ?? "not seen"], ["Ping", duration(peer.ping_us)], ["In", `${count(peer.messages_in)}, ${bytes(peer.bytes_in)}`], ["Out", `${count(peer.messages_out)}, ${bytes(peer.bytes_out)}`]]
+      : [["", "Point at a peer to see who it is; a click leads to it."]];
+    put(about, rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]));
+  }
+
+  let frame = 0;
+  function draw(now) {
+    frame = requestAnimationFrame(draw);
+    const ratio = devicePixelRatio || 1;
+    const [w, hgt] = [canvas.clientWidth, canvas.clientHeight];
+    if (!w) return;
+    if (canvas.width !== Math.round(w * ratio) || canvas.height !== Math.round(hgt * ratio)) {
+      [canvas.width, canvas.height] = [Math.round(w * ratio), Math.round(hgt * ratio)];
+      layout();
+    }
+    const c = canvas.getContext("2d");
+    c.setTransform(ratio, 0, 0, ratio, 0, 0);
+    c.clearRect(0, 0, w, hgt);
+    c.font = "11px system-ui, sans-serif";
+    c.textBaseline = "middle";
+    for (const { peer, x, y, angle } of places.values()) {
+      c.strokeStyle = colours.line;
+      c.lineWidth = 1;
+      c.beginPath();
+      c.moveTo(w / 2, hgt / 2);
+      c.lineTo(x, y);
+      c.stroke();
+      c.fillStyle = peer.inbound ? colours.in : colours.out;
+      c.beginPath();
+      c.arc(x, y, peer.id === hovered ? 9 : 6, 0, 7);
+      c.fill();
+      if (places.size <= 150) {
+        c.fillStyle = colours.dim;
+        c.textAlign = Math.cos(angle) > 0.1 ? "left" : Math.cos(angle) < -0.1 ? "right" : "center";
+        c.fillText(String(peer.id), x + 14 * Math.cos(angle), y + 14 * Math.sin(angle));
+      }
+    }
+    flying = flying.filter((message) => now - message.begin < FLIGHT);
+    for (const message of flying) {
+      const place = places.get(message.peer);
+      if (!place || now < message.begin) continue;
+      let t = (now - message.begin) / FLIGHT;
+      if (message.in) t = 1 - t;
+      // Who wants nothing to move sees where a message is on its way, not how it gets there.
+      if (still) t = 0.5;
+      c.fillStyle = message.colour;
+      c.globalAlpha = 0.9;
+      c.beginPath();
+      c.arc(w / 2 + (place.x - w / 2) * t, hgt / 2 + (place.y - hgt / 2) * t, Math.min(9, 2.2 + Math.log10(1 + message.size)), 0, 7);
+      c.fill();
+      c.globalAlpha = 1;
+    }
+    c.fillStyle = colours.accent;
+    c.beginPath();
+    c.arc(w / 2, hgt / 2, 13, 0, 7);
+    c.fill();
+    c.fillStyle = colours.text;
+    c.textAlign = "center";
+    c.fillText("node", w / 2, hgt / 2 + 24);
+  }
+  frame = requestAnimationFrame(draw);
+  app.atEnd(() => cancelAnimationFrame(frame));
+  describe();
+}
