@@ -5,6 +5,7 @@
 //! | module | what it is for |
 //! |---|---|
 //! | [`account`] | what became of hits: delivered or counted as lost |
+//! | [`browser`] | a real browser |
 //! | [`everything`] | events of every kind that a metric counts, where the recordings have none |
 //! | [`extractor`] | the eBPF extractor, in the process of the test |
 //! | [`flood`] | a metrics tool whose page is as long as others can make it |
@@ -14,9 +15,11 @@
 //! | [`prometheus`] | a real Prometheus, and what it answers |
 //! | [`recorded`] | what the recordings hold, and what the public extractor made of the same hits |
 //! | [`node`] | a stand-in with all windows: RPC, debug.log |
+//! | [`stage`] | the live page, and what it is told |
 //! | [`strict`] | the public schema, and nothing else than the public schema |
 
 pub mod account;
+pub mod browser;
 pub mod everything;
 pub mod extractor;
 pub mod flood;
@@ -26,6 +29,7 @@ pub mod plain;
 pub mod program;
 pub mod prometheus;
 pub mod recorded;
+pub mod stage;
 pub mod strict;
 
 use std::fs::File;

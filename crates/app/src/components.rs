@@ -183,6 +183,8 @@ components! {
         logger: Logger,
         /// Count events for Prometheus
         metrics: Metrics,
+        /// Show a live page: peers, messages, transactions, blocks
+        web: Web,
     }
 }
 
@@ -202,6 +204,7 @@ mod contract {
         let recording = format!("{}/../../data/regtest-tour/tracepoints.bin.zst", env!("CARGO_MANIFEST_DIR"));
         let set = [
             "metrics.metrics_address=127.0.0.1:0".to_owned(),
+            "web.web_address=127.0.0.1:0".to_owned(),
             format!("capture.recording=[\"{recording}\"]"),
             "capture.speed=1.0".to_owned(),
             "log.log_file=/nonexistent/debug.log".to_owned(),

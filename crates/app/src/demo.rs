@@ -13,11 +13,14 @@ use peer_observer_node::recording;
 use tokio_util::sync::CancellationToken;
 
 use crate::components::{Sections, ToolKind};
+use crate::demo_node;
 use crate::run::{Parts, stop_on_signal};
 
 /// A tour of a real Bitcoin Core node on regtest; data/regtest-tour/README.md tells more.
 const RECORDING: &[u8] = include_bytes!("../../../data/regtest-tour/tracepoints.bin.zst");
-/// What the recording takes when decompressed, at most.
+/// A node that has to evict, for after the tour; data/regtest-busy/README.md tells more.
+const BUSY: &[u8] = include_bytes!("../../../data/regtest-busy/tracepoints.bin.zst");
+/// What a recording takes when decompressed, at most.
 const RECORDING_LIMIT: usize = 64 << 20;
 /// Name of the demo's node.
 const NODE: &str = "demo";
@@ -25,7 +28,7 @@ const NODE: &str = "demo";
 /// Settings of the demo.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Config {
-    /// End with the recording, instead of serving metrics until stopped
+    /// Print the tour, a line each event, and end; without it a busy node follows, over and over, to look at on the live page
     #[arg(long)]
     once: bool,
     /// How fast: 1 is as it was recorded, which takes 27 seconds
@@ -37,11 +40,37 @@ pub(crate) struct Config {
     /// Address and port to serve the metrics at [default: 127.0.0.1:8282]
     #[arg(short = 'm', long, value_name = "ADDRESS:PORT")]
     metrics_address: Option<String>,
+    /// Address and port to serve the live page at [default: 127.0.0.1:47482]
+    #[arg(short = 'w', long, value_name = "ADDRESS:PORT")]
+    web_address: Option<String>,
 }
 
-/// The recording, as records.
+/// The recording of the tour, as records.
 pub(crate) fn recording() -> Result<Vec<u8>> {
     recording::decompress(RECORDING, RECORDING_LIMIT).context("the demo's recording is broken")
+}
+
+/// The recording of the busy node, as records.
+pub(crate) fn busy() -> Result<Vec<u8>> {
+    recording::decompress(BUSY, RECORDING_LIMIT).context("the demo's recording is broken")
+}
+
+/// The same records, as if they began now and were recorded `speed` times faster: what is shown of them is live.
+fn from_now(mut records: Vec<u8>, speed: f64) -> Vec<u8> {
+    let now_ns = peer_observer_bus::now_ns();
+    let (mut at, mut first) = (0, None);
+    // A record is the length of what follows, and its time: data/regtest-tour/README.md.
+    while let Some(head) = records.get_mut(at..at + 12) {
+        let (length, time) = head.split_at_mut(4);
+        let (Ok(length), Ok(time_ns)) = (<[u8; 4]>::try_from(length), <[u8; 8]>::try_from(&*time)) else {
+            break;
+        };
+        let time_ns = u64::from_le_bytes(time_ns);
+        let since = time_ns.saturating_sub(*first.get_or_insert(time_ns)) as f64 / speed;
+        time.copy_from_slice(&now_ns.saturating_add(since as u64).to_le_bytes());
+        at += 4 + u32::from_le_bytes(length) as usize;
+    }
+    records
 }
 
 /// Runs the demo.
@@ -52,9 +81,14 @@ pub(crate) async fn run(config: Config, mut sections: Sections) -> Result<()> {
     if let Some(address) = &config.metrics_address {
         sections.metrics.metrics_address.clone_from(address);
     }
+    if let Some(address) = &config.web_address {
+        sections.web.web_address.clone_from(address);
+    }
     let stop = stop_on_signal()?;
     let bus = Bus::in_process();
-    let mut parts = Parts::start_tools(&bus, &sections, &[ToolKind::Logger, ToolKind::Metrics]);
+    // Lines that rush by would hide where to look.
+    let last = if config.once { ToolKind::Logger } else { ToolKind::Web };
+    let mut parts = Parts::start_tools(&bus, &sections, &[ToolKind::Metrics, last]);
     let stop_extractors = parts.stop_extractors();
     let lacking = missing(&config);
     if lacking.is_empty() {
@@ -84,10 +118,13 @@ async fn from_recording(
     mut publisher: peer_observer_bus::Publisher,
     stop: CancellationToken,
 ) -> Result<()> {
-    let recording = recording()?;
     let node: Arc<str> = NODE.into();
-    let events = capture::play(&recording, &node, config.speed, &mut publisher, &stop).await;
-    after_recording(&config, events, stop).await;
+    let tour = from_now(recording()?, config.speed);
+    let events = capture::play(&tour, &node, 1.0, &mut publisher, &stop).await;
+    after_tour(&config, events);
+    while !config.once && !stop.is_cancelled() {
+        capture::play(&from_now(busy()?, config.speed), &node, 1.0, &mut publisher, &stop).await;
+    }
     Ok(())
 }
 
@@ -96,7 +133,7 @@ async fn through_probes(
     publisher: peer_observer_bus::Publisher,
     stop: CancellationToken,
 ) -> Result<()> {
-    let speed = config.speed;
+    let (speed, once) = (config.speed, config.once);
     let mut node = tokio::task::spawn_blocking(move || DemoNode::start(speed)).await??;
     let pid = node.child.id();
     let settings = ebpf::Config {
@@ -108,7 +145,7 @@ async fn through_probes(
     let play = tokio::task::spawn_blocking(move || -> Result<(DemoNode, u64)> {
         // Ends with an error when the extractor does.
         is_attached.recv().context("the ebpf extractor ended")?;
-        let fired = node.fire()?;
+        let fired = node.fire(if once { demo_node::ONCE } else { demo_node::ON_AND_ON })?;
         Ok((node, fired))
     });
     let extractor = ebpf::run_and_tell(settings, publisher, stop.clone(), move |_| {
@@ -116,8 +153,12 @@ async fn through_probes(
     });
     let played = async {
         let (node, fired) = play.await??;
-        after_recording(&config, fired, stop.clone()).await;
-        stop.cancel();
+        after_tour(&config, fired);
+        if config.once {
+            stop.cancel();
+        }
+        // The node goes on by itself.
+        stop.cancelled().await;
         drop(node);
         anyhow::Ok(())
     };
@@ -129,14 +170,16 @@ async fn through_probes(
     }
 }
 
-/// Says what comes next, and waits for it.
-async fn after_recording(config: &Config, events: u64, stop: CancellationToken) {
+/// Says what comes next.
+fn after_tour(config: &Config, events: u64) {
     if config.once {
         tracing::info!(events, "that was the recording");
         return;
     }
-    tracing::info!(events, "that was the recording; metrics are served until you stop this with Ctrl-C");
-    stop.cancelled().await;
+    tracing::info!(
+        events,
+        "that was a tour; a busy node follows, over and over, until you stop this with Ctrl-C"
+    );
 }
 
 /// The process that fires the recording. Ends with its input, so never stays behind.
@@ -168,9 +211,9 @@ impl DemoNode {
         Ok(line)
     }
 
-    /// Fires the recording. Returns the number of hits.
-    fn fire(&mut self) -> Result<u64> {
-        writeln!(self.stdin, "go").context("starting the demo's recording")?;
+    /// Fires the tour, and what follows it. Returns the number of hits of the tour.
+    fn fire(&mut self, what: &str) -> Result<u64> {
+        writeln!(self.stdin, "{what}").context("starting the demo's recording")?;
         let line = self.line()?;
         line.trim().strip_prefix("fired ").and_then(|n| n.parse().ok()).context("the demo's node ended early")
     }

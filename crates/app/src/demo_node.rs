@@ -3,7 +3,7 @@
 //! Runs as a process apart (`peer-observer demo-node`, not in the help), because probes are seen from outside of a process.
 
 use std::ffi::CString;
-use std::io::{BufRead, Write};
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -22,30 +22,43 @@ pub(crate) struct Config {
     speed: f64,
 }
 
-/// Says that it is ready, waits for a line, fires the recording, says how many hits there were, waits for the end of its input.
+/// What the demo says when the node shall begin: the tour alone, or what follows it, too.
+pub(crate) const ONCE: &str = "once";
+pub(crate) const ON_AND_ON: &str = "on and on";
+
+/// Says that it is ready, waits for a line, fires the tour, says how many hits there were; then waits for the end of its input, or
+/// fires the busy node's recording over and over until then.
 pub(crate) fn run(config: &Config) -> Result<()> {
-    let recording = demo::recording()?;
-    let mut stdin = std::io::stdin().lock();
+    let tour = demo::recording()?;
     say("ready")?;
     let mut line = String::new();
-    stdin.read_line(&mut line).context("waiting to begin")?;
+    std::io::stdin().read_line(&mut line).context("waiting to begin")?;
+    let fired = play(&tour, config.speed)?;
+    say(&format!("fired {fired}"))?;
+    if line.trim() == ON_AND_ON {
+        let (busy, speed) = (demo::busy()?, config.speed);
+        std::thread::spawn(move || while play(&busy, speed).is_ok() {});
+    }
+    line.clear();
+    std::io::stdin().read_line(&mut line).context("waiting for the end")?;
+    Ok(())
+}
 
+/// Fires a recording. Returns how many hits somebody saw.
+fn play(recording: &[u8], speed: f64) -> Result<u64> {
     let begin = Instant::now();
     let mut first = None;
     let mut fired = 0u64;
-    for record in Records::new(&recording) {
+    for record in Records::new(recording) {
         let record = record.context("the demo's recording is broken")?;
         let first = *first.get_or_insert(record.time_ns);
-        let after = Duration::from_nanos(((record.time_ns - first) as f64 / config.speed) as u64);
+        let after = Duration::from_nanos(((record.time_ns.saturating_sub(first)) as f64 / speed) as u64);
         if let Some(wait) = after.checked_sub(begin.elapsed()) {
             std::thread::sleep(wait);
         }
         fired += u64::from(fire(&record.hit));
     }
-    say(&format!("fired {fired}"))?;
-    line.clear();
-    stdin.read_line(&mut line).context("waiting for the end")?;
-    Ok(())
+    Ok(fired)
 }
 
 fn say(text: &str) -> Result<()> {

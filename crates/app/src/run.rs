@@ -42,6 +42,12 @@ pub(crate) struct Config {
     /// Address and port to serve the metrics at [default: 127.0.0.1:8282]
     #[arg(short = 'm', long, value_name = "ADDRESS:PORT")]
     metrics_address: Option<String>,
+    /// Serve no live page
+    #[arg(long)]
+    no_web: bool,
+    /// Address and port to serve the live page at [default: 127.0.0.1:47482]
+    #[arg(short = 'w', long, value_name = "ADDRESS:PORT")]
+    web_address: Option<String>,
     /// Watch this program instead of looking for bitcoind, bitcoin-node and bitcoin-qt; may be repeated
     #[arg(short = 'b', long, value_name = "FILE")]
     bitcoind_path: Vec<PathBuf>,
@@ -68,7 +74,10 @@ pub(crate) struct Config {
 impl Config {
     /// Puts what `run` was told over the sections of those it concerns.
     pub(crate) fn apply(self, sections: &mut Sections) {
-        let Sections { ebpf, p2p, metrics, logger, .. } = sections;
+        let Sections { ebpf, p2p, metrics, logger, web, .. } = sections;
+        if let Some(address) = self.web_address {
+            web.web_address = address;
+        }
         if let Some(address) = self.metrics_address {
             metrics.metrics_address = address;
         }
@@ -120,6 +129,9 @@ pub(crate) async fn everything(sections: Sections) -> Result<()> {
     }
     if !sections.run.no_metrics {
         tools.push(ToolKind::Metrics);
+    }
+    if !sections.run.no_web {
+        tools.push(ToolKind::Web);
     }
     if !sections.run.no_rpc {
         sections.rpc.validate().context("the rpc extractor failed")?;

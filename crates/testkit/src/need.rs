@@ -57,6 +57,12 @@ pub fn nats_server() -> Result<PathBuf, Missing> {
     program("nats-server").ok_or_else(|| Missing::new("no nats-server; install nats-server"))
 }
 
+/// Chromium: `$CHROMIUM`, or `chromium` in the path.
+pub fn chromium() -> Result<PathBuf, Missing> {
+    let named = std::env::var_os("CHROMIUM").map(PathBuf::from);
+    named.or_else(|| program("chromium")).ok_or_else(|| Missing::new("no chromium; install chromium"))
+}
+
 /// A real Bitcoin Core: `$BITCOIND`, or `bitcoind` in the path.
 pub fn bitcoind() -> Result<PathBuf, Missing> {
     let found = match std::env::var_os("BITCOIND") {

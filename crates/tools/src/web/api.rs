@@ -76,8 +76,11 @@ pub(crate) fn openapi() -> String {
                 json!({ "name": name, "in": "query", "description": about, "schema": schema })
             })
             .collect();
-        let properties: serde_json::Map<_, _> =
-            topic.fields.iter().map(|(name, about)| ((*name).into(), json!({ "description": about }))).collect();
+        let properties: serde_json::Map<_, _> = topic
+            .fields
+            .iter()
+            .map(|(name, about)| ((*name).into(), json!({ "description": about })))
+            .collect();
         let get = json!({
             "operationId": topic.name,
             "summary": topic.about,
@@ -141,7 +144,12 @@ mod tests {
         assert_eq!(paths.len(), TOPICS.len());
         for topic in TOPICS {
             let path = &paths[&format!("{BASE}/{}", topic.name)]["get"];
-            assert_eq!(path["parameters"].as_array().unwrap().len(), topic.parameters.len(), "{}", topic.name);
+            assert_eq!(
+                path["parameters"].as_array().unwrap().len(),
+                topic.parameters.len(),
+                "{}",
+                topic.name
+            );
         }
     }
 }

@@ -167,6 +167,11 @@ impl Reader<'_> {
         let _ = self.news.changed().await;
     }
 
+    /// Events that are there and were not taken, of all kinds.
+    pub(crate) fn unread(&self) -> u64 {
+        (self.feed.ring().last + 1).saturating_sub(self.next)
+    }
+
     /// Takes the next events, about `bytes` of them. Returns how many were gone before they could be read.
     pub(crate) fn take(&mut self, bytes: usize, out: &mut Vec<Utf8Bytes>) -> u64 {
         let ring = self.feed.ring();

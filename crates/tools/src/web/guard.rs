@@ -58,7 +58,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The header is no header.
-    #[error("--web-proxy-header {given}: give NAME=VALUE, the header that the proxy sets, such as X-Observer-Access=a-long-secret")]
+    #[error(
+        "--web-proxy-header {given}: give NAME=VALUE, the header that the proxy sets, such as X-Observer-Access=a-long-secret"
+    )]
     Header {
         /// What was given.
         given: String,
@@ -212,7 +214,8 @@ impl Guard {
         let from_proxy = self.proxy.as_ref().is_some_and(|(name, value)| {
             headers.get(name).and_then(|given| given.to_str().ok()).is_some_and(|given| same(given, value))
         });
-        let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let bearer =
+            headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
         let cookie = cookies
             .flat_map(|cookies| cookies.split(';'))
@@ -261,11 +264,20 @@ mod tests {
 
     #[test]
     fn a_name_that_is_not_ours_is_turned_away() {
-        let guard = Guard::new(&Config { web_host: vec!["node.example".into()], ..Config::default() }).unwrap();
-        for good in ["localhost", "localhost:1", "127.0.0.1:47482", "[::1]:9", "192.0.2.1", "Node.Example:80"] {
+        let guard =
+            Guard::new(&Config { web_host: vec!["node.example".into()], ..Config::default() }).unwrap();
+        for good in ["localhost", "localhost:1", "127.0.0.1:47482", "[::1]:9", "192.0.2.1", "Node.Example:80"]
+        {
             assert_eq!(check(&guard, &[("host", good)], "/"), Ok(()), "{good}");
         }
-        for bad in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:47482", "", "[", "node.example.evil"] {
+        for bad in [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:47482",
+            "",
+            "[",
+            "node.example.evil",
+        ] {
             assert_eq!(check(&guard, &[("host", bad)], "/"), Err(Denied::Host), "{bad}");
         }
         assert_eq!(check(&guard, &[], "/"), Err(Denied::Host));
@@ -275,12 +287,19 @@ mod tests {
     #[test]
     fn pages_of_other_sites_are_turned_away() {
         let guard =
-            Guard::new(&Config { web_origin: vec!["http://pages.example:8000".into()], ..Config::default() }).unwrap();
+            Guard::new(&Config { web_origin: vec!["http://pages.example:8000".into()], ..Config::default() })
+                .unwrap();
         let host = ("host", "localhost:47482");
         for good in ["http://localhost:47482", "https://localhost:47482", "http://pages.example:8000"] {
             assert_eq!(check(&guard, &[host, ("origin", good)], "/ws"), Ok(()), "{good}");
         }
-        for bad in ["http://localhost:8000", "http://evil.example", "null", "", "http://localhost:47482.evil.example"] {
+        for bad in [
+            "http://localhost:8000",
+            "http://evil.example",
+            "null",
+            "",
+            "http://localhost:47482.evil.example",
+        ] {
             assert_eq!(check(&guard, &[host, ("origin", bad)], "/ws"), Err(Denied::Origin), "{bad}");
         }
         let cross = ("sec-fetch-site", "cross-site");
@@ -304,7 +323,11 @@ mod tests {
             assert_eq!(check(&guard, &[host, header], "/"), Ok(()), "{header:?}");
         }
         assert_eq!(check(&guard, &[host], &format!("/ws?token={TOKEN}")), Ok(()));
-        for header in [("cookie", "peer_observer_token=0123456789abcdeX"), ("authorization", "Bearer "), ("x-access", "")] {
+        for header in [
+            ("cookie", "peer_observer_token=0123456789abcdeX"),
+            ("authorization", "Bearer "),
+            ("x-access", ""),
+        ] {
             assert_eq!(check(&guard, &[host, header], "/?token="), Err(Denied::Token), "{header:?}");
         }
     }

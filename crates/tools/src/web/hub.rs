@@ -116,7 +116,8 @@ impl Hub {
         let answer = {
             let model = locked(&self.model);
             let context = Context { model: &model, now: Now::get(), show: self.show, own };
-            (topic.render)(&context, query).map(|answer| Shared { text: answer.text.into(), next: answer.next })
+            (topic.render)(&context, query)
+                .map(|answer| Shared { text: answer.text.into(), next: answer.next })
         };
         self.renders.fetch_add(1, Ordering::Relaxed);
         if kept.len() < MAX_KEPT {

@@ -53,7 +53,13 @@ const BATCH: usize = 1024;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Address and port to serve the page at.
-    #[arg(short, long, visible_alias = "websocket-address", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:47482")]
+    #[arg(
+        short,
+        long,
+        visible_alias = "websocket-address",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:47482"
+    )]
     pub web_address: String,
     /// Token that whoever comes in has to know. Seen by all users of this machine: better use --web-token-file.
     #[arg(long, value_name = "TOKEN")]
@@ -101,7 +107,9 @@ impl Default for Config {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address cannot be listened on.
-    #[error("cannot serve the page at {address}: {source}; if another program has that port, choose one with --web-address")]
+    #[error(
+        "cannot serve the page at {address}: {source}; if another program has that port, choose one with --web-address"
+    )]
     Listen {
         /// The address that was configured.
         address: String,

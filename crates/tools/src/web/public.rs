@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::feed::{Kind, Kinds};
@@ -78,7 +79,7 @@ pub(crate) async fn serve(mut socket: WebSocket, hub: Arc<Hub>, stop: Cancellati
 async fn converse(socket: &mut WebSocket, hub: &Hub, stop: &CancellationToken) -> Option<End> {
     let mut reader = hub.feed.reader();
     let mut patience = Patience::new();
-    let mut ask = tokio::time::interval_at(tokio::time::Instant::now() + ASK, ASK);
+    let mut ask = tokio::time::interval_at(Instant::now() + ASK, ASK);
     let mut events = Vec::new();
     let mut more = false;
     loop {
@@ -106,7 +107,13 @@ async fn converse(socket: &mut WebSocket, hub: &Hub, stop: &CancellationToken) -
                 let skipped = reader.take(CHUNK, &mut events);
                 hub.skipped_events.fetch_add(skipped, Ordering::Relaxed);
                 more = !events.is_empty();
-                send(socket, events.drain(..).map(Message::Text)).await?;
+                let begin = Instant::now();
+                if send(socket, events.drain(..).map(Message::Text)).await.is_none() {
+                    if begin.elapsed() >= SEND {
+                        hub.skipped_events.fetch_add(reader.unread(), Ordering::Relaxed);
+                    }
+                    return None;
+                }
             }
         }
     }
@@ -132,7 +139,10 @@ mod tests {
         let all = r#"{"ebpf":{"messages":true,"connections":true,"mempool":true,"validation":true},"p2p":true,"log":true,"rpc":true}"#;
         let kinds = wanted(all).unwrap();
         assert_ne!(kinds, Kinds::default());
-        assert_eq!(wanted(r#"{"ebpf":{"addrman":true},"ipc":true,"later":1}"#).unwrap(), Kinds::default().with(Kind::Addrman, true).with(Kind::Ipc, true));
+        assert_eq!(
+            wanted(r#"{"ebpf":{"addrman":true},"ipc":true,"later":1}"#).unwrap(),
+            Kinds::default().with(Kind::Addrman, true).with(Kind::Ipc, true)
+        );
         assert_eq!(wanted("{}"), Some(Kinds::default()));
         for bad in ["", "x", "[]x", "{\"p2p\":1}", "{\"ebpf\":true}", "null"] {
             assert_eq!(wanted(bad), None, "{bad}");

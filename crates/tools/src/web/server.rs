@@ -204,7 +204,8 @@ where
     F: Future<Output = ()> + Send,
 {
     let Some(place) = shared.hub.place() else {
-        return (StatusCode::SERVICE_UNAVAILABLE, "too many clients; see --web-max-clients\n").into_response();
+        return (StatusCode::SERVICE_UNAVAILABLE, "too many clients; see --web-max-clients\n")
+            .into_response();
     };
     let token = shared.sockets.token();
     upgrade.write_buffer_size(WRITE_BUFFER).max_write_buffer_size(MAX_WRITE_BUFFER).on_upgrade(

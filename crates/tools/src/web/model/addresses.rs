@@ -148,7 +148,13 @@ pub(crate) struct AddrmanSums {
 
 impl AddrmanSums {
     /// Takes a part, and gives the sums so far.
-    pub(crate) fn add(&mut self, part: &Addrman, snapshot: Option<u64>, parts: u32, time_ns: u64) -> AddrmanSummary {
+    pub(crate) fn add(
+        &mut self,
+        part: &Addrman,
+        snapshot: Option<u64>,
+        parts: u32,
+        time_ns: u64,
+    ) -> AddrmanSummary {
         if snapshot.is_none() || self.snapshot != snapshot {
             *self = AddrmanSums { snapshot, ..AddrmanSums::default() };
         }

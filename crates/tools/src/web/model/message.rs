@@ -89,13 +89,30 @@ impl Record {
 pub(crate) enum Detail {
     Nothing,
     Nonce(u64),
-    Inventory { transactions: u32, blocks: u32, other: u32, first: Option<[u8; 32]> },
+    Inventory {
+        transactions: u32,
+        blocks: u32,
+        other: u32,
+        first: Option<[u8; 32]>,
+    },
     Hash([u8; 32]),
     /// Of so many, the last has this hash.
-    Hashes { count: u32, last: Option<[u8; 32]> },
-    Block { hash: [u8; 32], transactions: u32 },
-    Compact { hash: [u8; 32], short: u32, whole: u32 },
-    Addresses { count: u32 },
+    Hashes {
+        count: u32,
+        last: Option<[u8; 32]>,
+    },
+    Block {
+        hash: [u8; 32],
+        transactions: u32,
+    },
+    Compact {
+        hash: [u8; 32],
+        short: u32,
+        whole: u32,
+    },
+    Addresses {
+        count: u32,
+    },
     FeeRate(i64),
     HighBandwidth(bool),
     Text(Box<str>),

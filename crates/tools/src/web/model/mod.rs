@@ -85,7 +85,9 @@ impl Model {
     pub(crate) fn node(&self, name: Option<&str>) -> Option<&Node> {
         match name {
             Some(name) => self.nodes.get(name),
-            None => self.nodes.values().max_by_key(|node| (node.messages() > 0, std::cmp::Reverse(&node.name))),
+            None => {
+                self.nodes.values().max_by_key(|node| (node.messages() > 0, std::cmp::Reverse(&node.name)))
+            }
         }
     }
 

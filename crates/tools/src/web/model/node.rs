@@ -354,7 +354,9 @@ impl Node {
                         self.transactions.told(hash, time_ns);
                     }
                 }
-                Some(Item::Block(bytes)) if inbound && i < MAX_ANNOUNCED_HEADERS => told_of.extend(hash(bytes)),
+                Some(Item::Block(bytes)) if inbound && i < MAX_ANNOUNCED_HEADERS => {
+                    told_of.extend(hash(bytes))
+                }
                 _ => {}
             }
         }
@@ -368,8 +370,7 @@ impl Node {
         for (i, item) in items.iter().enumerate() {
             match &item.item {
                 Some(Item::Transaction(bytes) | Item::Wtx(bytes) | Item::WitnessTransaction(bytes)) => {
-                    let count =
-                        if inbound { &mut peer.relay.tx_asked_by } else { &mut peer.relay.tx_asked };
+                    let count = if inbound { &mut peer.relay.tx_asked_by } else { &mut peer.relay.tx_asked };
                     *count += 1;
                     let Some(hash) = hash(bytes).filter(|_| i < MAX_ENTRIES) else { continue };
                     if inbound {
@@ -445,7 +446,8 @@ impl Node {
             }
             MempoolEvent::Removed(_) => 1,
             MempoolEvent::Replaced(replaced) => {
-                let text = format!("{} sat instead of {} sat", replaced.replacement_fee, replaced.replaced_fee);
+                let text =
+                    format!("{} sat instead of {} sat", replaced.replacement_fee, replaced.replaced_fee);
                 self.note(time_ns, "replaced", None, text);
                 2
             }

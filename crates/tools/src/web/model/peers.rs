@@ -14,7 +14,7 @@ const MAX_OPEN: usize = 1024;
 /// Peers that are remembered after they left.
 const MAX_CLOSED: usize = 256;
 /// Messages that are kept of a peer, besides the first ones.
-const LAST_MESSAGES: usize = 120;
+pub(crate) const LAST_MESSAGES: usize = 120;
 /// Messages that are kept of how a connection began.
 const FIRST_MESSAGES: usize = 16;
 /// Round trips that are kept.
@@ -201,7 +201,9 @@ impl Peer {
         Peer {
             id,
             addr: bounded(addr).into(),
-            conn_type: ConnType::try_from(conn_type).map_or(0, |kind| kind as usize).min(CONN_TYPES.len() - 1),
+            conn_type: ConnType::try_from(conn_type)
+                .map_or(0, |kind| kind as usize)
+                .min(CONN_TYPES.len() - 1),
             network: None,
             opened_ns: None,
             closed: None,
@@ -312,7 +314,14 @@ impl Peers {
     }
 
     /// A connection began. An id that began before means that the node was started again.
-    pub(crate) fn begin(&mut self, id: u64, addr: &str, conn_type: i32, network: u32, time_ns: u64) -> &mut Peer {
+    pub(crate) fn begin(
+        &mut self,
+        id: u64,
+        addr: &str,
+        conn_type: i32,
+        network: u32,
+        time_ns: u64,
+    ) -> &mut Peer {
         let known = self.get(id).is_some_and(|peer| peer.opened_ns.is_some());
         if known && self.opened_up_to.is_some_and(|up_to| id <= up_to) {
             for id in self.open.keys().copied().collect::<Vec<_>>() {

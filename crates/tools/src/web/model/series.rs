@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn old_slots_are_forgotten_and_what_is_older_still_is_counted_in_the_oldest() {
         let mut series = Series::new(10, 3);
-        for time in [0, 50, 5] {
+        for time in [0, 20, 50, 5] {
             *series.at(time) += 1;
         }
         assert_eq!(values(&series, 50, 3), [Some(1), Some(0), Some(1)]);

@@ -64,7 +64,8 @@ impl Transactions {
 
     /// A peer sends one. Returns whether the node had asked it to.
     pub(crate) fn received(&mut self, wtxid: [u8; 32], txid: [u8; 32], peer: u64, time_ns: u64) -> bool {
-        let hash = if self.by_hash.contains_key(&txid) && !self.by_hash.contains_key(&wtxid) { txid } else { wtxid };
+        let hash =
+            if self.by_hash.contains_key(&txid) && !self.by_hash.contains_key(&wtxid) { txid } else { wtxid };
         let transaction = self.entry(hash, time_ns, Some(peer));
         let asked = transaction.asked.is_some_and(|(asked, _)| asked == peer);
         transaction.received.get_or_insert((peer, time_ns));

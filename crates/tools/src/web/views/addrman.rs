@@ -15,7 +15,10 @@ pub(super) const TOPIC: Topic = Topic {
         ("node", "Name of the node"),
         ("now_us", "The node's time, us since the UNIX epoch"),
         ("networks", "Entries of the new and the tried table, by network (getaddrmaninfo)"),
-        ("tables", "The same by group of networks, autonomous system and source (getrawaddrman); absent in limited mode"),
+        (
+            "tables",
+            "The same by group of networks, autonomous system and source (getrawaddrman); absent in limited mode",
+        ),
     ],
     render,
 };
@@ -31,7 +34,9 @@ fn render(context: &Context<'_>, query: &Query) -> Result<Answer, Refused> {
     let tables = node.told.addrman_tables.as_ref().filter(|_| context.show == Show::Everything);
     let pairs = |all: &[(String, [u64; 2])]| {
         let listed = all.iter().take(LISTED);
-        listed.map(|(name, [new, tried])| json!({ "name": name, "new": new, "tried": tried })).collect::<Vec<_>>()
+        listed
+            .map(|(name, [new, tried])| json!({ "name": name, "new": new, "tried": tried }))
+            .collect::<Vec<_>>()
     };
     let tables = tables.map(|tables| {
         json!({
@@ -48,5 +53,7 @@ fn render(context: &Context<'_>, query: &Query) -> Result<Answer, Refused> {
         })
     });
     let now_ns = node.clock.now_ns(context.now.instant);
-    Ok(json!({ "node": node.name, "now_us": us(now_ns), "networks": networks, "tables": tables }).to_string().into())
+    Ok(json!({ "node": node.name, "now_us": us(now_ns), "networks": networks, "tables": tables })
+        .to_string()
+        .into())
 }

@@ -16,7 +16,10 @@ pub(super) const TOPIC: Topic = Topic {
     fields: &[
         ("node", "Name of the node"),
         ("now_us", "The node's time, us since the UNIX epoch"),
-        ("blocks", "The newest first. `told`: peer, message type, us after the first; `compact`, `missing`, `asked`, `rebuilt` and `connected` where that was seen"),
+        (
+            "blocks",
+            "The newest first. `told`: peer, message type, us after the first; `compact`, `missing`, `asked`, `rebuilt` and `connected` where that was seen",
+        ),
     ],
     render,
 };

@@ -12,7 +12,10 @@ pub(super) const TOPIC: Topic = Topic {
     about: "Whether events come, and whether some are lost",
     parameters: &[],
     fields: &[
-        ("status", "`ok`, `quiet` (no live node), `lossy` (something was lost in the last minute) or `empty` (no node yet)"),
+        (
+            "status",
+            "`ok`, `quiet` (no live node), `lossy` (something was lost in the last minute) or `empty` (no node yet)",
+        ),
         ("version", "Version of peer-observer"),
         ("limited", "Addresses are not shown"),
         ("nodes", "Nodes seen, and how many of them are live"),
@@ -44,5 +47,6 @@ fn render(context: &Context<'_>, _query: &Query) -> Result<Answer, Refused> {
         "lost": model.pipeline.total_lost(),
         "own": context.own,
     })
-    .to_string().into())
+    .to_string()
+    .into())
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Answer, AFTER, Context, LIMIT, NODE, Query, Refused, Show, Topic, json, us};
+use super::{AFTER, Answer, Context, LIMIT, NODE, Query, Refused, Show, Topic, json, us};
 use crate::web::model::log::Line;
 
 /// Lines in an answer, unless asked for fewer; and at most.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Answer, AFTER, Context, Direction, LIMIT, NODE, Query, Refused, Topic, json, us};
+use super::{AFTER, Answer, Context, Direction, LIMIT, NODE, Query, Refused, Topic, json, us};
 use crate::web::model::message::Record;
 
 /// Messages in an answer, unless asked for fewer; and at most.
@@ -24,7 +24,10 @@ pub(super) const TOPIC: Topic = Topic {
         ("next", "Number to ask for with `after`, to go on from here"),
         ("skipped", "Messages that were there, are newer than `after`, and were left out because of `limit`"),
         ("forgotten", "Messages that are newer than `after` and are not kept any more"),
-        ("messages", "number, time_us, peer, in (the node received it), type, size (bytes), text, bad (could not be decoded), the oldest first"),
+        (
+            "messages",
+            "number, time_us, peer, in (the node received it), type, size (bytes), text, bad (could not be decoded), the oldest first",
+        ),
     ],
     render,
 };

@@ -22,7 +22,10 @@ pub(super) const NODES: Topic = Topic {
     name: "nodes",
     about: "The nodes that were seen",
     parameters: &[],
-    fields: &[("nodes", "For each: name, live, now_us (its time), last_us (its last event), messages, peers, rate (messages/s)")],
+    fields: &[(
+        "nodes",
+        "For each: name, live, now_us (its time), last_us (its last event), messages, peers, rate (messages/s)",
+    )],
     render: nodes,
 };
 
@@ -36,7 +39,10 @@ pub(super) const TOPIC: Topic = Topic {
         ("live", "What is told happens now; otherwise it is played back, or nothing comes any more"),
         ("nodes", "All nodes, as in /nodes"),
         ("rates", "Messages and bytes a second, received and sent, over the last 10 s"),
-        ("history", "start_us, step_us; messages per step by type, received and sent; bytes, mempool and connections per step"),
+        (
+            "history",
+            "start_us, step_us; messages per step by type, received and sent; bytes, mempool and connections per step",
+        ),
         ("peers", "Number of peers by network and connection type"),
         ("connections", "Connections begun, ended and evicted so far"),
         ("tip", "Height of the last block, and when it was connected"),
@@ -150,7 +156,8 @@ fn render(context: &Context<'_>, query: &Query) -> Result<Answer, Refused> {
         "lost": context.model.pipeline.total_lost(),
         "notes": notes,
     })
-    .to_string().into())
+    .to_string()
+    .into())
 }
 
 fn history(series: &Series<Slot>, now_ns: u64) -> Value {
@@ -177,7 +184,8 @@ fn history(series: &Series<Slot>, now_ns: u64) -> Value {
         own.chain([rest.collect()]).collect()
     };
     let bytes = |way: usize| slots.clone().map(|slot| slot.map_or(0, |s| s.bytes[way])).collect::<Vec<_>>();
-    let mempool = |kind: usize| slots.clone().map(|slot| slot.map_or(0, |s| s.mempool[kind])).collect::<Vec<_>>();
+    let mempool =
+        |kind: usize| slots.clone().map(|slot| slot.map_or(0, |s| s.mempool[kind])).collect::<Vec<_>>();
     let connections =
         |kind: usize| slots.clone().map(|slot| slot.map_or(0, |s| s.connections[kind])).collect::<Vec<_>>();
     json!({

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::messages::Message;
 use super::{Answer, Context, NODE, Query, Refused, Show, Topic, us};
 use crate::web::model::message::{COMMANDS, host_of};
-use crate::web::model::peers::Peer;
+use crate::web::model::peers::{LAST_MESSAGES, Peer};
 
 /// Other connections of the same address that are listed.
 const OTHERS: usize = 20;
@@ -60,6 +60,12 @@ fn render(context: &Context<'_>, query: &Query) -> Result<Answer, Refused> {
     let messages = |records: &mut dyn Iterator<Item = &crate::web::model::message::Record>| {
         serde_json::to_value(records.map(Message::from).collect::<Vec<_>>()).unwrap_or_default()
     };
+    // Until messages are forgotten, the first ones are among the last.
+    let mut last =
+        peer.first_messages.iter().chain(&peer.last_messages).skip(match peer.last_messages.len() {
+            n if n < LAST_MESSAGES => 0,
+            _ => peer.first_messages.len(),
+        });
     Ok(json!({
         "node": node.name,
         "now_us": us(now_ns),
@@ -87,9 +93,10 @@ fn render(context: &Context<'_>, query: &Query) -> Result<Answer, Refused> {
         "pings": pings,
         "misbehaviour": peer.misbehaviour,
         "first": messages(&mut peer.first_messages.iter()),
-        "last": messages(&mut peer.last_messages.iter()),
+        "last": messages(&mut last),
         "others": others,
         "info": info,
     })
-    .to_string().into())
+    .to_string()
+    .into())
 }

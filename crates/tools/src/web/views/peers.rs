@@ -115,7 +115,8 @@ pub(super) fn row<'a>(context: &Context<'_>, peer: &'a Peer, now_ns: u64) -> Row
         min_ping_us: peer.pings.min_ns.map(us).or(info.and_then(|info| seconds(info.minimum_ping))),
         ping_wait_us: peer.pings.waiting.map(|(_, sent_ns)| us(now_ns.saturating_sub(sent_ns))),
         high_bandwidth_to: peer.features.high_bandwidth_to || info.is_some_and(|info| info.bip152_hb_to),
-        high_bandwidth_from: peer.features.high_bandwidth_from || info.is_some_and(|info| info.bip152_hb_from),
+        high_bandwidth_from: peer.features.high_bandwidth_from
+            || info.is_some_and(|info| info.bip152_hb_from),
         tx_first: peer.relay.tx_first,
         tx_announced: peer.relay.tx_announced,
         malformed: peer.malformed,

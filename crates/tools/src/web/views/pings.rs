@@ -13,7 +13,10 @@ pub(super) const TOPIC: Topic = Topic {
     fields: &[
         ("node", "Name of the node"),
         ("now_us", "The node's time, us since the UNIX epoch"),
-        ("peers", "By peer: the last round trips (us), the shortest, how long an answer is awaited, how long the node took to answer the peer's ping, backlog (transactions to announce, where RPC is read), inflight (blocks)"),
+        (
+            "peers",
+            "By peer: the last round trips (us), the shortest, how long an answer is awaited, how long the node took to answer the peer's ping, backlog (transactions to announce, where RPC is read), inflight (blocks)",
+        ),
     ],
     render,
 };
@@ -27,7 +30,8 @@ fn render(context: &Context<'_>, query: &Query) -> Result<Answer, Refused> {
         .open()
         .map(|peer| {
             let info = peer.info.as_ref();
-            let trips: Vec<_> = peer.pings.round_trips.iter().map(|(at, took)| [us(*at), us(*took)]).collect();
+            let trips: Vec<_> =
+                peer.pings.round_trips.iter().map(|(at, took)| [us(*at), us(*took)]).collect();
             json!({
                 "id": peer.id,
                 "type": CONN_TYPES[peer.conn_type],

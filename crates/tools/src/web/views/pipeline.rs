@@ -15,7 +15,10 @@ pub(super) const TOPIC: Topic = Topic {
         ("now_us", "This machine's time, us since the UNIX epoch"),
         ("events", "Events by node, extractor and subject so far"),
         ("rates", "Events in each of the last 60 seconds, the last one not yet full"),
-        ("latency", "From what an event tells of until it came here, us, over a minute: median and 99th percentile, to a factor of 2"),
+        (
+            "latency",
+            "From what an event tells of until it came here, us, over a minute: median and 99th percentile, to a factor of 2",
+        ),
         ("hits", "Hits of tracepoints by node and process: hits, published, dropped, unread"),
         ("lost", "Events lost so far, by stage, cause and component"),
         ("losses", "The last losses, the newest first"),
@@ -63,7 +66,9 @@ fn lost(context: &Context<'_>) -> (Vec<Value>, Vec<Value>) {
 
 fn loss(context: &Context<'_>, _query: &Query) -> Result<Answer, Refused> {
     let (lost, losses) = lost(context);
-    Ok(json!({ "total": context.model.pipeline.total_lost(), "lost": lost, "losses": losses }).to_string().into())
+    Ok(json!({ "total": context.model.pipeline.total_lost(), "lost": lost, "losses": losses })
+        .to_string()
+        .into())
 }
 
 fn render(context: &Context<'_>, _query: &Query) -> Result<Answer, Refused> {
@@ -99,5 +104,6 @@ fn render(context: &Context<'_>, _query: &Query) -> Result<Answer, Refused> {
         "without_origin": pipeline.without_origin,
         "own": context.own,
     })
-    .to_string().into())
+    .to_string()
+    .into())
 }

@@ -18,7 +18,10 @@ pub(super) const TOPIC: Topic = Topic {
     fields: &[
         ("node", "Name of the node"),
         ("now_us", "The node's time, us since the UNIX epoch"),
-        ("sums", "Of the last transactions: announced, accepted, rejected, and how long the node took to get and accept them, us"),
+        (
+            "sums",
+            "Of the last transactions: announced, accepted, rejected, and how long the node took to get and accept them, us",
+        ),
         ("peers", "By peer: announced, told, first, asked, asked_by, received, unasked, sent, not_found"),
         ("transactions", "The last ones, the newest first"),
     ],
@@ -48,8 +51,10 @@ fn render(context: &Context<'_>, query: &Query) -> Result<Answer, Refused> {
     for transaction in node.transactions.last().take(SUMMED) {
         followed += 1;
         rejected += u32::from(transaction.rejected);
-        if let Some((added_ns, ..)) = transaction.added {
-            accepted += 1;
+        let Some((added_ns, ..)) = transaction.added else { continue };
+        accepted += 1;
+        // The node's own come from nobody.
+        if transaction.first_peer.is_some() {
             to_accept.push(us(added_ns.saturating_sub(transaction.first_ns)));
         }
     }
@@ -85,5 +90,6 @@ fn render(context: &Context<'_>, query: &Query) -> Result<Answer, Refused> {
         "peers": peers,
         "transactions": last,
     })
-    .to_string().into())
+    .to_string()
+    .into())
 }

@@ -4,7 +4,7 @@
 import { h, text } from "./dom.js";
 import { clock, short } from "./format.js";
 
-const LEFT = 46;
+const LEFT = 58;
 const BOTTOM = 18;
 const TOP = 6;
 
@@ -115,16 +115,18 @@ export function chart(label, size) {
       c.moveTo(LEFT, y);
       c.lineTo(width, y);
       c.stroke();
-      c.fillText(format(Math.abs(n * mark)), LEFT - 6, y);
+      c.fillText(n === 0 ? "0" : format(Math.abs(n * mark)), LEFT - 6, y);
       if (n > 40) break;
     }
     c.textAlign = "center";
     c.textBaseline = "alphabetic";
-    const ticks = Math.max(2, Math.floor((width - LEFT) / 110));
-    for (let n = 0; n <= ticks; n += 1) {
+    const ticks = Math.max(1, Math.min(count - 1, Math.floor((width - LEFT) / 110)));
+    for (let n = 0; n <= ticks && count > 1; n += 1) {
       const i = Math.round(((count - 1) * n) / ticks);
       c.textAlign = n === 0 ? "left" : n === ticks ? "right" : "center";
-      c.fillText(clock(start + i * step), x(i), height - 4);
+      // Without a step the values are not equally far apart: which is older is all there is to say.
+      const words = step ? clock(start + i * step) : n === 0 ? "older" : n === ticks ? "newer" : "";
+      c.fillText(words, x(i), height - 4);
     }
 
     const floor = [new Array(count).fill(0), new Array(count).fill(0)];
@@ -142,13 +144,19 @@ export function chart(label, size) {
           drawing = true;
         });
         c.stroke();
+        if (count === 1) c.fillRect(x(0) - 2, zero - (s.values[0] ?? 0) * scale - 2, 5, 5);
         continue;
       }
-      for (let i = 0; i < count; i += 1) c.lineTo(x(i), zero - sign * (floor[side][i] + (s.values[i] ?? 0)) * scale);
-      for (let i = count - 1; i >= 0; i -= 1) c.lineTo(x(i), zero - sign * floor[side][i] * scale);
-      c.globalAlpha = 0.88;
+      // Steps: what was counted in a second is not on its way to that of the next one.
+      const half = (x(1) - x(0)) / 2 || 2;
+      const edge = (i, y) => { c.lineTo(Math.max(LEFT, x(i) - half), y); c.lineTo(Math.min(width - 2, x(i) + half), y); };
+      for (let i = 0; i < count; i += 1) edge(i, zero - sign * (floor[side][i] + (s.values[i] ?? 0)) * scale);
+      for (let i = count - 1; i >= 0; i -= 1) {
+        const y = zero - sign * floor[side][i] * scale;
+        c.lineTo(Math.min(width - 2, x(i) + half), y);
+        c.lineTo(Math.max(LEFT, x(i) - half), y);
+      }
       c.fill();
-      c.globalAlpha = 1;
       s.values.forEach((v, i) => (floor[side][i] += v ?? 0));
     }
     if (down) {

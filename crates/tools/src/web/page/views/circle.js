@@ -8,6 +8,7 @@ import { bytes, count, duration } from "../lib/format.js";
 const SAMPLE = 40;
 const FLIGHT = 900;
 const TYPES = ["inv", "tx", "getdata", "addrv2", "headers", "ping"];
+const LABELS = { block: "blocks", ping: "ping, pong" };
 const BLOCKS = new Set(["block", "cmpctblock", "blocktxn", "getblocktxn"]);
 
 function typeColour(type) {
@@ -22,7 +23,7 @@ export function show(app, root) {
   const lead = h("p", { class: "lead" });
   const about = h("dl", { class: "facts" });
   const busiest = h("ul", { class: "feed" });
-  const key = h("ul", { class: "legend" }, [...TYPES, "block", "pong", "other"].map((type) => h("li", {}, h("i", { vars: { background: typeColour(type) }, "aria-hidden": "true" }), type === "block" ? "blocks" : type)));
+  const key = h("ul", { class: "legend" }, [...TYPES, "block", "other"].map((type) => h("li", {}, h("i", { vars: { background: typeColour(type) }, "aria-hidden": "true" }), LABELS[type] ?? type)));
   put(root,
     h("div", { class: "head" }, h("h1", {}, "Circle"), lead),
     h("div", { class: "grid" },
@@ -41,7 +42,7 @@ export function show(app, root) {
 
   const learn = () => {
     colours = Object.fromEntries(["text", "dim", "line", "panel", "accent", "in", "out", "strong"].map((name) => [name, colour(name)]));
-    [...key.children].forEach((item, at) => item.firstChild.style.setProperty("background", typeColour([...TYPES, "block", "pong", "other"][at])));
+    [...key.children].forEach((item, at) => item.firstChild.style.setProperty("background", typeColour([...TYPES, "block", "other"][at])));
   };
   learn();
   addEventListener("themechange", learn);

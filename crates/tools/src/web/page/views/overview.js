@@ -30,7 +30,7 @@ export function show(app, root, parameters) {
     numbers.element,
     h("div", { class: "grid" },
       panel("Messages", "w8", messages.element),
-      panel("What happens", "w4", h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "What happens" }, notes)),
+      panel("What happens", "w4", h("div", { class: "scroll beside", tabindex: "0", role: "region", "aria-label": "What happens" }, notes)),
       panel("Bytes", "w6", traffic.element),
       panel("Mempool", "w6", pool.element),
       panel("Peers by connection type", "w4", peers.element),
@@ -61,6 +61,9 @@ export function show(app, root, parameters) {
     ]);
     const seconds = history.step_us / 1_000_000;
     const per = (values) => values.map((v) => v / seconds);
+    // A node that is new here needs no empty hour before it.
+    const skip = Math.min(history.bytes_in.length - 60, first(history));
+    cut(history, skip);
     const series = history.types.flatMap((type, at) => {
       const own = type === "other" ? colour("s7") : seriesColour(at);
       return [
@@ -103,6 +106,22 @@ export function show(app, root, parameters) {
   addEventListener("themechange", redraw);
   app.atEnd(() => removeEventListener("themechange", redraw));
   open();
+}
+
+/** The slot in which something happened first. */
+function first(history) {
+  const all = [...history.in, ...history.out, ...Object.values(history.mempool)];
+  return Math.max(0, Math.min(...all.map((values) => values.findIndex(Boolean)).filter((at) => at >= 0), history.bytes_in.length) - 2);
+}
+
+/** Leaves the first slots out. */
+function cut(history, slots) {
+  if (slots <= 0) return;
+  history.start_us += slots * history.step_us;
+  history.in = history.in.map((values) => values.slice(slots));
+  history.out = history.out.map((values) => values.slice(slots));
+  for (const name of ["bytes_in", "bytes_out"]) history[name] = history[name].slice(slots);
+  for (const [name, values] of Object.entries(history.mempool)) history.mempool[name] = values.slice(slots);
 }
 
 function sum(values) {

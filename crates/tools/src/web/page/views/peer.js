@@ -88,7 +88,7 @@ export function show(app, root, parameters) {
       ["Announced itself", `${count(r.self_announced)} times`],
     ]);
     const trips = answer.pings;
-    pings.set({ start: trips[0]?.[0] ?? answer.now_us, step: trips.length > 1 ? (trips.at(-1)[0] - trips[0][0]) / (trips.length - 1) : 1, series: [{ name: trips.length ? "round trip" : "no pong seen yet", colour: colour("s0"), values: trips.map(([, took]) => took) }], lines: true, format: duration });
+    pings.set({ start: answer.now_us, step: 0, series: [{ name: trips.length ? "round trip" : "no pong seen yet", colour: colour("s0"), values: trips.map(([, took]) => took) }], lines: true, format: duration });
     types.set(answer.types);
     others.set(answer.others);
     draw();

@@ -1,0 +1,299 @@
+//! The live page in a real browser: content, what changes, keys, themes, phones, screen readers, a server that goes and comes back.
+//!
+//! `WEB_PICTURES=docs/web` keeps the pictures of all views that are taken here.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use peer_observer_e2e::browser::{Browser, Scheme};
+use peer_observer_e2e::stage::Stage;
+use peer_observer_events::PeerObserverEvent;
+use peer_observer_events::proto::bitcoin_primitives::ConnType;
+use peer_observer_events::proto::ebpf_extractor::Ebpf;
+use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
+use peer_observer_events::proto::ebpf_extractor::message::message_event::Msg;
+use peer_observer_events::proto::ebpf_extractor::message::{MessageEvent, Metadata, Ping, Version};
+use peer_observer_events::proto::log_extractor::log::LogEvent;
+use peer_observer_events::proto::log_extractor::{Log, LogDebugCategory, UnknownLogMessage};
+use peer_observer_events::proto::observer::{Books, Loss, TracepointBook};
+use peer_observer_events::proto::rpc_extractor::rpc::RpcEvent;
+use peer_observer_events::proto::rpc_extractor::{
+    AddrManInfo, AddrManInfoNetwork, Addrman, AddrmanBucket, AddrmanEntry, Rpc,
+};
+use peer_observer_testkit::{need, require};
+
+/// Views, and words that each shows only when it has something to show.
+const VIEWS: [(&str, &[&str]); 11] = [
+    ("overview", &["Messages in", "connected", "inbound", "ipv4"]),
+    ("peers", &["/Satoshi:30.0.0/", "outbound-full-relay", "evicted"]),
+    ("circle", &["Busiest peers", "peer 0"]),
+    ("transactions", &["in the mempool", "only takes"]),
+    ("addresses", &["By age when received"]),
+    ("blocks", &["first from", "connected in"]),
+    ("pings", &["Node took", "µs"]),
+    ("addrman", &["10.1.0.0/16", "onion", "AS64500"]),
+    ("log", &["received: inv (37 bytes) peer=3", "[net]"]),
+    ("pipeline", &["net:inbound_message", "ring buffer"]),
+    ("peer?id=0", &["Conversation", "verack", "/Satoshi:29.0.0/"]),
+];
+
+fn log(text: &str) -> PeerObserverEvent {
+    PeerObserverEvent::LogExtractor(Log {
+        log_timestamp: 1,
+        category: LogDebugCategory::Net as i32,
+        threadname: "msghand".into(),
+        log_level: 3,
+        log_line_bytes: text.len() as u64,
+        detail: None,
+        log_event: Some(LogEvent::UnknownLogMessage(UnknownLogMessage { raw_message: text.into() })),
+    })
+}
+
+fn rpc(event: RpcEvent) -> PeerObserverEvent {
+    PeerObserverEvent::RpcExtractor(Rpc { rpc_event: Some(event) })
+}
+
+fn message(peer_id: u64, command: &str, msg: Msg) -> PeerObserverEvent {
+    let meta = Metadata {
+        peer_id,
+        addr: format!("192.0.2.{peer_id}:8333"),
+        conn_type: ConnType::Inbound as i32,
+        command: command.into(),
+        inbound: true,
+        size: 8,
+    };
+    let event = MessageEvent { meta, decode_error: None, captured: None, msg: Some(msg) };
+    PeerObserverEvent::EbpfExtractor(Ebpf { ebpf_event: Some(EbpfEvent::Message(event)) })
+}
+
+fn addrman() -> Addrman {
+    let entries = (0..40_u32).map(|i| {
+        let entry = AddrmanEntry {
+            address: format!("10.{}.0.{i}", i % 8),
+            port: 8333,
+            network: "ipv4".into(),
+            services: 1033,
+            time: 1,
+            source: format!("10.{}.0.1", i % 3),
+            source_network: "ipv4".into(),
+            mapped_as: Some(64_500 + i % 5),
+            source_mapped_as: None,
+        };
+        (i, entry)
+    });
+    let bucket = AddrmanBucket { entries: entries.collect() };
+    Addrman { new: BTreeMap::from([(0, bucket.clone())]), tried: BTreeMap::from([(0, bucket)]) }
+}
+
+/// Tells a bit of everything.
+fn tell_all(stage: &mut Stage) {
+    stage.play(1.0);
+    let networks = [("ipv4", 18_000, 2_100), ("onion", 9_000, 800), ("i2p", 1_200, 90), ("ipv6", 4_000, 310)];
+    let networks = networks
+        .map(|(name, new, tried)| (name.to_owned(), AddrManInfoNetwork { new, tried, total: new + tried }));
+    stage.tell(rpc(RpcEvent::AddrmanInfo(AddrManInfo { networks: networks.into_iter().collect() })));
+    stage.tell(rpc(RpcEvent::Addrman(addrman())));
+    for i in 0..200 {
+        stage.tell(log(&format!("received: inv ({} bytes) peer={}", 37 + 36 * (i % 7), i % 9 + 3)));
+    }
+    stage.tell(log("received: inv (37 bytes) peer=3"));
+    let tracepoints = ["net:inbound_message", "net:outbound_message"].map(|name| TracepointBook {
+        tracepoint: name.into(),
+        hits: 12_345,
+        dropped: 7,
+        unread: 0,
+        published: 12_338,
+    });
+    stage.tell(PeerObserverEvent::Books(Books { pid: 4711, tracepoints: tracepoints.into() }));
+    let loss = Loss { stage: 2, cause: "full".into(), count: 7, component: "ebpf".into(), ..Loss::default() };
+    stage.tell(PeerObserverEvent::Loss(loss));
+}
+
+fn pictures() -> Option<PathBuf> {
+    let folder = std::env::var_os("WEB_PICTURES")?;
+    Some(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(folder))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_view_shows_what_happened_without_a_complaint_in_both_themes() {
+    require!(need::chromium());
+    let mut stage = Stage::start(None).await;
+    tell_all(&mut stage);
+    let mut browser = Browser::start(1360, 850).await;
+    for scheme in [Scheme::Dark, Scheme::Light] {
+        browser.prefer(scheme).await;
+        for (view, words) in VIEWS {
+            browser.go(&stage.url(view)).await;
+            for word in words {
+                browser.until_shown(word).await;
+            }
+            let theme = format!("document.documentElement.dataset.theme === '{}'", scheme.name());
+            browser.until(&theme).await;
+            assert_eq!(browser.eval("document.querySelectorAll('h1').length").await, 1, "{view}");
+            if let Some(folder) = pictures() {
+                // Something should fly, and lines should have been drawn.
+                stage.play(1.0);
+                tokio::time::sleep(Duration::from_millis(900)).await;
+                let name = view.split('?').next().unwrap();
+                browser.picture(&folder.join(format!("{name}-{}.webp", scheme.name()))).await;
+            }
+            let found = browser.stumbling_blocks().await;
+            assert!(found.is_empty(), "{view} in {scheme:?}: {found:#?}");
+            let problems = browser.problems().await;
+            assert!(problems.is_empty(), "{view} in {scheme:?}: {problems:#?}");
+        }
+    }
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_shows_by_itself_and_views_answer_to_keys_and_clicks() {
+    require!(need::chromium());
+    let mut stage = Stage::start(None).await;
+    let mut browser = Browser::start(1360, 850).await;
+    browser.go(&stage.url("")).await;
+    browser.until_shown("No node yet").await;
+    stage.play(0.5);
+    browser.until_shown("Messages in").await;
+    browser.until("!document.querySelector('.state.empty')").await;
+
+    browser.press("2").await;
+    browser.until("location.hash.startsWith('#/peers')").await;
+    browser.until_shown("/Satoshi:30.0.0/").await;
+    stage.tell(message(900, "ping", Msg::Ping(Ping { value: 1 })));
+    browser.until_shown("192.0.2.900:8333").await;
+
+    // Filtering, and a link that brings it back.
+    browser.press("/").await;
+    browser.until("document.activeElement.type === 'search'").await;
+    for key in ["9", "0", "0"] {
+        browser.press(key).await;
+    }
+    browser.until("document.querySelectorAll('main table')[0].tBodies[0].rows.length === 1").await;
+    browser.until("location.hash.includes('filter=900')").await;
+    browser.eval("location.reload()").await;
+    browser.until("document.querySelectorAll('main table')[0]?.tBodies[0].rows.length === 1").await;
+
+    // Sorting is kept for the next time.
+    browser.go(&stage.url("peers?filter=")).await;
+    let sort = "[...document.querySelectorAll('main th button')].find((b) => b.textContent === 'Out')";
+    browser.until(sort).await;
+    browser.eval(&format!("{sort}.click()")).await;
+    browser.until("document.querySelector('th[aria-sort]').textContent === 'Out'").await;
+    browser.eval("location.reload()").await;
+    browser.until("document.querySelector('th[aria-sort]')?.textContent === 'Out'").await;
+
+    // From the list to a peer, whose conversation goes on.
+    browser
+        .eval(
+            "[...document.querySelectorAll('main a.row')].find((a) => a.textContent === 'peer 900').click()",
+        )
+        .await;
+    browser.until_shown("Conversation").await;
+    browser.until_shown("nonce 0000000000000001").await;
+    stage.tell(message(900, "ping", Msg::Ping(Ping { value: 0xabcd })));
+    browser.until_shown("nonce 000000000000abcd").await;
+
+    // Paused, nothing changes; then it goes on.
+    browser.press("p").await;
+    browser.until("document.querySelector('#status').innerText.includes('paused')").await;
+    stage.tell(message(900, "ping", Msg::Ping(Ping { value: 0x1234 })));
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let text = browser.eval("document.querySelector('main').innerText").await;
+    assert!(!text.as_str().unwrap().contains("1234"), "{text}");
+    browser.press("p").await;
+    browser.until_shown("nonce 0000000000001234").await;
+
+    browser.press("t").await;
+    browser.until("document.querySelector('#theme').innerText.includes('light')").await;
+    browser.press("?").await;
+    browser.until("document.querySelector('#help-dialog').open").await;
+    let found = browser.stumbling_blocks().await;
+    assert!(found.is_empty(), "help: {found:#?}");
+    browser.press("Escape").await;
+    assert_eq!(browser.problems().await, Vec::<String>::new());
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_goes_is_said_so_and_one_that_comes_back_is_found_again() {
+    require!(need::chromium());
+    let mut stage = Stage::start(None).await;
+    stage.play(0.3);
+    let mut browser = Browser::start(1360, 850).await;
+    browser.go(&stage.url("peers")).await;
+    browser.until_shown("/Satoshi:").await;
+    let address = stage.address();
+    stage.end().await;
+    browser.until("document.querySelector('.banner.bad')?.innerText.includes('connection is lost')").await;
+    browser.until("document.querySelector('#status').innerText.includes('disconnected')").await;
+    browser.until_shown("/Satoshi:").await;
+    let found = browser.stumbling_blocks().await;
+    assert!(found.is_empty(), "disconnected: {found:#?}");
+    let mut stage = Stage::start(Some(address)).await;
+    stage.tell(message(901, "ping", Msg::Ping(Ping { value: 1 })));
+    browser.until("!document.querySelector('.banner.bad')").await;
+    browser.until_shown("192.0.2.901:8333").await;
+    // That it could not connect is all there was to complain about.
+    let problems = browser.problems().await;
+    assert!(problems.iter().all(|problem| problem.contains("WebSocket")), "{problems:#?}");
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_peer_calls_itself_is_shown_as_it_is_and_does_nothing() {
+    require!(need::chromium());
+    let mut stage = Stage::start(None).await;
+    let agent = "/<img src=x onerror=window.pwned=1><script>window.pwned=1</script>/";
+    let version = Version { version: 70_016, user_agent: agent.into(), ..Version::default() };
+    stage.tell(message(1, "version", Msg::Version(version)));
+    stage.tell(message(1, "<b>evil</b>", Msg::Verack(true)));
+    stage.tell(log("peer=1 <img src=x onerror=window.pwned=1>"));
+    let mut browser = Browser::start(1360, 850).await;
+    for (view, text) in [
+        ("peers", agent),
+        ("circle", agent),
+        ("peer?id=1", agent),
+        ("peer?id=1", "<b>evil</b>"),
+        ("log?mark=img", "<img src=x"),
+    ] {
+        browser.go(&stage.url(view)).await;
+        browser.until_shown(text).await;
+        assert_eq!(
+            browser.eval("document.querySelectorAll('main img, main script').length").await,
+            0,
+            "{view}"
+        );
+    }
+    assert_eq!(browser.eval("typeof window.pwned").await, "undefined");
+    // Whatever a view may do one day: markup made of text is refused by the browser.
+    let refused = browser.eval(
+        "(() => { try { document.body.innerHTML = '<b>x</b>'; return false } catch { return true } })()",
+    );
+    assert_eq!(refused.await, true);
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_view_fits_a_phone() {
+    require!(need::chromium());
+    let mut stage = Stage::start(None).await;
+    tell_all(&mut stage);
+    let mut browser = Browser::start(390, 844).await;
+    for (view, words) in VIEWS {
+        browser.go(&stage.url(view)).await;
+        browser.until_shown(words[0]).await;
+        let wide = browser.eval("document.documentElement.scrollWidth").await.as_u64().unwrap();
+        assert!(wide <= 390, "{view} is {wide} wide");
+        if let Some(folder) = pictures().filter(|_| view == "overview" || view == "peers") {
+            tokio::time::sleep(Duration::from_millis(900)).await;
+            browser.picture(&folder.join(format!("{view}-phone.webp"))).await;
+        }
+        let found = browser.stumbling_blocks().await;
+        assert!(found.is_empty(), "{view}: {found:#?}");
+    }
+    assert_eq!(browser.problems().await, Vec::<String>::new());
+    stage.end().await;
+}
