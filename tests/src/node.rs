@@ -59,7 +59,7 @@ impl Node {
     pub fn flags(&self) -> Vec<String> {
         let binary = self.standin.binary().path().display().to_string();
         let free = "127.0.0.1:0";
-        ["run", "-b", &binary, "-m", free, "--set", "rpc.prometheus_address=127.0.0.1:0"]
+        ["run", "-b", &binary, "-m", free, "-w", free, "--set", "rpc.prometheus_address=127.0.0.1:0"]
             .map(Into::into)
             .into()
     }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use peer_observer_bus::{Bus, Limits, Publisher, now_ns};
 use peer_observer_events::PeerObserverEvent;
@@ -80,8 +81,13 @@ impl Stage {
 
     /// Tells an event that happens now.
     pub fn tell(&mut self, event: PeerObserverEvent) {
+        self.tell_earlier(Duration::ZERO, event);
+    }
+
+    /// Tells an event that happened a while ago.
+    pub fn tell_earlier(&mut self, ago: Duration, event: PeerObserverEvent) {
         let node: Arc<str> = NODE.into();
-        self.publisher.publish(&node, now_ns(), event);
+        self.publisher.publish(&node, now_ns().saturating_sub(ago.as_nanos() as u64), event);
     }
 
     /// Ends it.

@@ -270,7 +270,7 @@ async fn block_times_of_an_older_node_are_told_in_nanoseconds() {
 /// Starts `run` for one program.
 fn run(standin: &StandIn) -> Process {
     let binary = standin.binary().path().display().to_string();
-    program::start(&["run", "--quiet", "--no-metrics", "-b", &binary])
+    program::start(&["run", "--quiet", "--no-metrics", "--no-web", "-b", &binary])
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn a_program_that_waits_for_a_node_says_so_and_finds_it() {
     require!(need::root());
     let binary = Binary::install(Variant::Core30).unwrap();
     let path = binary.path().display().to_string();
-    let mut program = program::start(&["run", "--no-metrics", "-b", &path]);
+    let mut program = program::start(&["run", "--no-metrics", "--no-web", "-b", &path]);
     program.wait_for_line(|line| line.contains("waiting for one to start"), LONG).unwrap();
     let mut standin = binary.start(&Config::pings(3)).unwrap();
     program.wait_for_line(|line| line.contains("watching"), LONG).unwrap();

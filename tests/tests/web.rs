@@ -10,11 +10,15 @@ use std::time::Duration;
 use peer_observer_e2e::browser::{Browser, Scheme};
 use peer_observer_e2e::stage::Stage;
 use peer_observer_events::PeerObserverEvent;
-use peer_observer_events::proto::bitcoin_primitives::ConnType;
+use peer_observer_events::proto::bitcoin_primitives::{BlockHeader, ConnType};
 use peer_observer_events::proto::ebpf_extractor::Ebpf;
 use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
 use peer_observer_events::proto::ebpf_extractor::message::message_event::Msg;
-use peer_observer_events::proto::ebpf_extractor::message::{MessageEvent, Metadata, Ping, Version};
+use peer_observer_events::proto::ebpf_extractor::message::{
+    BlockTxn, CompactBlock, GetBlockTxn, Headers, MessageEvent, Metadata, Ping, Version,
+};
+use peer_observer_events::proto::ebpf_extractor::validation::validation_event::Event as ValidationKind;
+use peer_observer_events::proto::ebpf_extractor::validation::{BlockConnected, ValidationEvent};
 use peer_observer_events::proto::log_extractor::log::LogEvent;
 use peer_observer_events::proto::log_extractor::{Log, LogDebugCategory, UnknownLogMessage};
 use peer_observer_events::proto::observer::{Books, Loss, TracepointBook};
@@ -31,7 +35,7 @@ const VIEWS: [(&str, &[&str]); 11] = [
     ("circle", &["Busiest peers", "peer 0"]),
     ("transactions", &["in the mempool", "only takes"]),
     ("addresses", &["By age when received"]),
-    ("blocks", &["first from", "connected in"]),
+    ("blocks", &["first from", "transactions were missing"]),
     ("pings", &["Node took", "µs"]),
     ("addrman", &["10.1.0.0/16", "onion", "AS64500"]),
     ("log", &["received: inv (37 bytes) peer=3", "[net]"]),
@@ -58,7 +62,7 @@ fn rpc(event: RpcEvent) -> PeerObserverEvent {
 fn message(peer_id: u64, command: &str, msg: Msg) -> PeerObserverEvent {
     let meta = Metadata {
         peer_id,
-        addr: format!("192.0.2.{peer_id}:8333"),
+        addr: if peer_id < 900 { String::new() } else { format!("192.0.2.{peer_id}:8333") },
         conn_type: ConnType::Inbound as i32,
         command: command.into(),
         inbound: true,
@@ -87,9 +91,64 @@ fn addrman() -> Addrman {
     Addrman { new: BTreeMap::from([(0, bucket.clone())]), tried: BTreeMap::from([(0, bucket)]) }
 }
 
+/// Tells of blocks that come from peers: headers, a compact block with something missing, the chain.
+fn tell_blocks(stage: &mut Stage) {
+    for i in 0..5_u8 {
+        let hash = prost::bytes::Bytes::from(vec![i + 0xa0; 32]);
+        let header = BlockHeader { hash: hash.clone(), ..BlockHeader::default() };
+        let headers = || Msg::Headers(Headers { headers: vec![header.clone()] });
+        let compact = CompactBlock {
+            header: header.clone(),
+            nonce: 1,
+            short_ids: vec![prost::bytes::Bytes::from_static(&[0; 6]); 1_800 + usize::from(i)],
+            transactions: vec![Default::default()],
+        };
+        let ask = GetBlockTxn { block_hash: hash.clone(), tx_indexes: vec![1, 2, 3] };
+        let answer = BlockTxn { block_hash: hash.clone(), transactions: Vec::new() };
+        let connected = BlockConnected {
+            hash,
+            height: 900 + i32::from(i),
+            transactions: 1_801 + i64::from(i),
+            inputs: 4_200,
+            sigops: 9_000,
+            connection_time: 14_000_000,
+        };
+        let connected = Ebpf {
+            ebpf_event: Some(EbpfEvent::Validation(ValidationEvent {
+                event: Some(ValidationKind::BlockConnected(connected)),
+            })),
+        };
+        let steps = [
+            (0.0, message(u64::from(i) + 3, "headers", headers())),
+            (3.1, message(u64::from(i) + 1, "cmpctblock", Msg::Compactblock(compact))),
+            (9.4, message(7, "headers", headers())),
+            (4.0, sent(message(u64::from(i) + 1, "getblocktxn", Msg::Getblocktxn(ask)))),
+            (41.0, message(8, "headers", headers())),
+            (78.0, message(u64::from(i) + 1, "blocktxn", Msg::Blocktxn(answer))),
+            (95.0, PeerObserverEvent::EbpfExtractor(connected)),
+        ];
+        let begin = Duration::from_secs(5 * (6 - u64::from(i)));
+        for (ms, event) in steps {
+            stage.tell_earlier(begin - Duration::from_micros((ms * 1_000.0) as u64), event);
+        }
+    }
+}
+
+/// The same message, sent by the node.
+fn sent(mut event: PeerObserverEvent) -> PeerObserverEvent {
+    if let PeerObserverEvent::EbpfExtractor(Ebpf { ebpf_event: Some(EbpfEvent::Message(message)) }) =
+        &mut event
+    {
+        message.meta.inbound = false;
+    }
+    event
+}
+
 /// Tells a bit of everything.
 fn tell_all(stage: &mut Stage) {
-    stage.play(1.0);
+    // Near its end, peers leave.
+    stage.play(0.8);
+    tell_blocks(stage);
     let networks = [("ipv4", 18_000, 2_100), ("onion", 9_000, 800), ("i2p", 1_200, 90), ("ipv6", 4_000, 310)];
     let networks = networks
         .map(|(name, new, tried)| (name.to_owned(), AddrManInfoNetwork { new, tried, total: new + tried }));
@@ -107,8 +166,24 @@ fn tell_all(stage: &mut Stage) {
         published: 12_338,
     });
     stage.tell(PeerObserverEvent::Books(Books { pid: 4711, tracepoints: tracepoints.into() }));
+}
+
+/// Tells that something was lost: every view warns of it from then on.
+fn tell_loss(stage: &mut Stage) {
     let loss = Loss { stage: 2, cause: "full".into(), count: 7, component: "ebpf".into(), ..Loss::default() };
     stage.tell(PeerObserverEvent::Loss(loss));
+}
+
+/// Tells messages that fly.
+fn tell_chatter(stage: &mut Stage) {
+    for i in 0..90 {
+        let chat = match i % 3 {
+            0 => message(i % 14, "inv", Msg::Inv(Default::default())),
+            1 => sent(message(i % 13, "tx", Msg::Tx(Default::default()))),
+            _ => message(i % 11, "getdata", Msg::Getdata(Default::default())),
+        };
+        stage.tell(chat);
+    }
 }
 
 fn pictures() -> Option<PathBuf> {
@@ -119,12 +194,15 @@ fn pictures() -> Option<PathBuf> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_view_shows_what_happened_without_a_complaint_in_both_themes() {
     require!(need::chromium());
-    let mut stage = Stage::start(None).await;
-    tell_all(&mut stage);
     let mut browser = Browser::start(1360, 850).await;
     for scheme in [Scheme::Dark, Scheme::Light] {
+        let mut stage = Stage::start(None).await;
+        tell_all(&mut stage);
         browser.prefer(scheme).await;
         for (view, words) in VIEWS {
+            if view == "pipeline" {
+                tell_loss(&mut stage);
+            }
             browser.go(&stage.url(view)).await;
             for word in words {
                 browser.until_shown(word).await;
@@ -134,8 +212,8 @@ async fn every_view_shows_what_happened_without_a_complaint_in_both_themes() {
             assert_eq!(browser.eval("document.querySelectorAll('h1').length").await, 1, "{view}");
             if let Some(folder) = pictures() {
                 // Something should fly, and lines should have been drawn.
-                stage.play(1.0);
-                tokio::time::sleep(Duration::from_millis(900)).await;
+                tell_chatter(&mut stage);
+                tokio::time::sleep(Duration::from_millis(600)).await;
                 let name = view.split('?').next().unwrap();
                 browser.picture(&folder.join(format!("{name}-{}.webp", scheme.name()))).await;
             }
@@ -144,8 +222,9 @@ async fn every_view_shows_what_happened_without_a_complaint_in_both_themes() {
             let problems = browser.problems().await;
             assert!(problems.is_empty(), "{view} in {scheme:?}: {problems:#?}");
         }
+        browser.go("about:blank").await;
+        stage.end().await;
     }
-    stage.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,11 +247,11 @@ async fn what_happens_shows_by_itself_and_views_answer_to_keys_and_clicks() {
     // Filtering, and a link that brings it back.
     browser.press("/").await;
     browser.until("document.activeElement.type === 'search'").await;
-    for key in ["9", "0", "0"] {
+    for key in ["2", ".", "9", "0", "0", ":"] {
         browser.press(key).await;
     }
     browser.until("document.querySelectorAll('main table')[0].tBodies[0].rows.length === 1").await;
-    browser.until("location.hash.includes('filter=900')").await;
+    browser.until("location.hash.includes('filter=2.900')").await;
     browser.eval("location.reload()").await;
     browser.until("document.querySelectorAll('main table')[0]?.tBodies[0].rows.length === 1").await;
 
@@ -281,6 +360,7 @@ async fn every_view_fits_a_phone() {
     require!(need::chromium());
     let mut stage = Stage::start(None).await;
     tell_all(&mut stage);
+    tell_loss(&mut stage);
     let mut browser = Browser::start(390, 844).await;
     for (view, words) in VIEWS {
         browser.go(&stage.url(view)).await;

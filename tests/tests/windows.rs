@@ -33,7 +33,7 @@ fn run(node: &Node, flags: &[&str]) -> Process {
 fn flags_of(node: &RealNode) -> Vec<String> {
     let program = node.program().display().to_string();
     let names = format!("{}=alice", node.datadir().display());
-    ["run", "-b", &program, "--set", "rpc.prometheus_address=127.0.0.1:0", "--node", &names]
+    ["run", "-b", &program, "-w", "127.0.0.1:0", "--set", "rpc.prometheus_address=127.0.0.1:0", "--node", &names]
         .map(Into::into)
         .into()
 }

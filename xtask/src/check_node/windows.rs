@@ -54,7 +54,7 @@ pub(super) fn check(report: &mut Report, peer_observer: &Path, time: Duration) -
         format!("rpc.query_interval_less_frequent={}", QUERY.1),
     ];
     let p2p = p2p.to_string();
-    let mut args = vec!["run", "--quiet", "--no-metrics", "--p2p", "--p2p-address", &p2p];
+    let mut args = vec!["run", "--quiet", "--no-metrics", "--no-web", "--p2p", "--p2p-address", &p2p];
     for value in &set {
         args.extend(["--set", value]);
     }

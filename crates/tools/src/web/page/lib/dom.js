@@ -39,7 +39,7 @@ export function put(element, ...children) {
 
 /** A panel with a heading. */
 export function panel(title, width, ...children) {
-  return h("section", { class: `panel ${width ?? ""}`, "aria-label": title }, h("h2", {}, title), ...children);
+  return h("section", { class: `panel ${width ?? ""}` }, h("h2", {}, title), ...children);
 }
 
 /** What is shown where there is nothing (yet). */

@@ -27,7 +27,7 @@ export function show(app, root) {
   put(root,
     h("div", { class: "head" }, h("h1", {}, "Circle"), lead),
     h("div", { class: "grid" },
-      h("section", { class: "panel w8 circle-box", "aria-label": "Ring" }, canvas, key),
+      h("section", { class: "panel w8 circle-box" }, canvas, key),
       h("div", { class: "w4 grid" },
         panel("Under the pointer", null, about),
         panel("Busiest peers", null, busiest))));
