@@ -95,7 +95,8 @@ fn it_shows_what_happens_and_counts_it() {
     let mut standin = StandIn::start(Variant::Core30, &Config::pings(500)).unwrap();
     let binary = standin.binary().path().display().to_string();
     let node = format!("{}=alice", standin.datadir().display());
-    let mut program = program::start(&["run", "--no-web", "-b", &binary, "-m", "127.0.0.1:0", "--node", &node]);
+    let mut program =
+        program::start(&["run", "--no-web", "-b", &binary, "-m", "127.0.0.1:0", "--node", &node]);
     let address = program::page_address(&mut program);
     let watching = program.wait_for_line(|line| line.contains("watching"), LONG).unwrap();
     for part in ["node=alice", &standin.pid().to_string(), "regtest", &binary] {
@@ -169,7 +170,10 @@ fn fatal_errors_say_what_to_do_and_are_no_success() {
     let cases: [(&[&str], &str); 3] = [
         (&["run", "--no-web", "-b", &path, "-m", &taken], "--metrics-address"),
         (&["run", "-b", "/nonexistent/bitcoind", "--no-metrics", "--no-web"], "/nonexistent/bitcoind"),
-        (&["--set", "ebpf.ring_buffer_bytes=5000", "run", "--no-metrics", "--no-web", "-b", &path], "power of two"),
+        (
+            &["--set", "ebpf.ring_buffer_bytes=5000", "run", "--no-metrics", "--no-web", "-b", &path],
+            "power of two",
+        ),
     ];
     for (args, expected) in cases {
         let output = program::output(args);

@@ -33,9 +33,19 @@ fn run(node: &Node, flags: &[&str]) -> Process {
 fn flags_of(node: &RealNode) -> Vec<String> {
     let program = node.program().display().to_string();
     let names = format!("{}=alice", node.datadir().display());
-    ["run", "-b", &program, "-w", "127.0.0.1:0", "--set", "rpc.prometheus_address=127.0.0.1:0", "--node", &names]
-        .map(Into::into)
-        .into()
+    [
+        "run",
+        "-b",
+        &program,
+        "-w",
+        "127.0.0.1:0",
+        "--set",
+        "rpc.prometheus_address=127.0.0.1:0",
+        "--node",
+        &names,
+    ]
+    .map(Into::into)
+    .into()
 }
 
 /// Waits for lines of JSON of node `alice` from all of these extractors. `meanwhile` is done whenever
