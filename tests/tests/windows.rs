@@ -103,6 +103,21 @@ fn run_looks_into_a_node_through_every_window_under_one_name() {
 }
 
 #[test]
+#[cfg(feature = "ipc")]
+fn run_tells_the_tips_of_a_node_that_listens_for_ipc() {
+    require!(need::root(), need::bitcoin_node());
+    let node = RealNode::start_with_ipc(&[]).unwrap();
+    let flags = flags_of(&node);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).chain(["--json", "--no-metrics"]).collect();
+    let mut program = program::start(&flags);
+    wait_for_extractors(&mut program, &["ipc"], || {});
+    node.rpc("generatetodescriptor", json!([1, "raw(51)"])).unwrap();
+    let is_tip = |line: &str| line.contains("\"BlockTip\":{\"height\":1,");
+    program.wait_for_line(is_tip, LONG).unwrap();
+    assert!(program::terminate(program));
+}
+
+#[test]
 fn what_is_switched_off_is_not_looked_into() {
     require!(need::root());
     let node = Node::start(&Config::pings(1), "");

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use anyhow::Result;
 use peer_observer_bus::Finding;
-use peer_observer_extractors::{ebpf, log, p2p, rpc};
+use peer_observer_extractors::{ebpf, ipc, log, p2p, rpc};
 use peer_observer_node::discover::{self, NodeProcess};
 use peer_observer_node::windows::{self, Closed, Windows};
 
@@ -81,8 +81,11 @@ fn check_node(sections: &Sections, node: &NodeProcess) -> Vec<Finding> {
         Err(closed) => is_closed(closed),
     };
     let dials = check_dialling(&sections.p2p, node);
+    // Nothing of a node without IPC: most have none.
+    let ipc = windows.ipc.iter().filter(|_| ipc::IS_BUILT).map(|found| ("ipc", ipc::check_found(found)));
     [("tracepoints", ebpf::check_node(node)), ("rpc", rpc), ("log", log), ("p2p", dials)]
         .into_iter()
+        .chain(ipc)
         .map(|(window, finding)| Finding { what: format!("{window}: {}", finding.what), ..finding })
         .collect()
 }

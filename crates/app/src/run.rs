@@ -63,6 +63,9 @@ pub(crate) struct Config {
     /// Do not read the debug.log of nodes
     #[arg(long)]
     pub(crate) no_log: bool,
+    /// Do not connect to the IPC socket of nodes
+    #[arg(long)]
+    pub(crate) no_ipc: bool,
     /// Listen to nodes that dial us, with addnode=127.0.0.1:9333 in their bitcoin.conf
     #[arg(long)]
     pub(crate) p2p: bool,
@@ -219,7 +222,7 @@ impl Parts {
             let p2p = p2p::run_asking(sections.p2p.clone(), who, publisher, stop.clone());
             self.spawn(async { p2p.await.context("the p2p extractor failed") });
         }
-        if sections.run.no_rpc && sections.run.no_log {
+        if sections.run.no_rpc && sections.run.no_log && sections.run.no_ipc {
             return;
         }
         let page = rpc::Page::default();

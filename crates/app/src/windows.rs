@@ -1,4 +1,4 @@
-//! The other windows into the nodes of this machine: `run` starts the rpc and log extractors for each node that it finds, and says
+//! The other windows into the nodes of this machine: `run` starts the rpc, log and ipc extractors for each node that it finds, and says
 //! who dials the p2p extractor.
 //!
 //! Nodes come, go and come back. What looks into a node goes on while the node is away for a moment, because a node that is
@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use peer_observer_bus::Bus;
-use peer_observer_extractors::{ebpf, log, p2p, rpc};
+use peer_observer_extractors::{ebpf, ipc, log, p2p, rpc};
 use peer_observer_node::discover::{self, FileId, NodeProcess, Wanted};
 use peer_observer_node::names::Names;
 use peer_observer_node::sockets;
-use peer_observer_node::windows::{Closed, LogWindow, RpcWindow, Windows};
+use peer_observer_node::windows::{Closed, IpcWindow, LogWindow, RpcWindow, Windows};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -79,6 +79,7 @@ struct Followed {
     windows: Windows,
     rpc: Option<Look>,
     log: Option<Look>,
+    ipc: Option<Look>,
 }
 
 /// An extractor that looks into a node.
@@ -174,10 +175,14 @@ impl Follower {
             node = %name, pid = node.pid,
             rpc = shown(run.no_rpc, &windows.rpc, |rpc| rpc.host.clone()),
             log = shown(run.no_log, &windows.log, |log| log.path.display().to_string()),
+            ipc = match ipc::IS_BUILT {
+                true => shown(run.no_ipc, &windows.ipc, |ipc| ipc.path.display().to_string()),
+                false => "not in this build".into(),
+            },
             p2p = if run.p2p { "when it dials" } else { "not asked for" },
             "looking into"
         );
-        let (mut rpc, mut log) = (None, None);
+        let (mut rpc, mut log, mut ipc) = (None, None, None);
         if let Some(before) = before {
             match before.windows.rpc == windows.rpc {
                 true => rpc = before.rpc,
@@ -186,6 +191,10 @@ impl Follower {
             match before.windows.log == windows.log {
                 true => log = before.log,
                 false => end(before.log).await,
+            }
+            match before.windows.ipc == windows.ipc {
+                true => ipc = before.ipc,
+                false => end(before.ipc).await,
             }
         }
         if rpc.is_none()
@@ -200,8 +209,15 @@ impl Follower {
         {
             log = Some(self.read(name, found));
         }
+        if ipc.is_none()
+            && ipc::IS_BUILT
+            && !run.no_ipc
+            && let Ok(found) = &windows.ipc
+        {
+            ipc = Some(self.wait(name, found));
+        }
         let (pid, started, program) = (node.pid, node.started, node.file);
-        Followed { pid, started, program, gone_since: None, windows, rpc, log }
+        Followed { pid, started, program, gone_since: None, windows, rpc, log, ipc }
     }
 
     fn ask(&self, name: &Arc<str>, found: &RpcWindow) -> Look {
@@ -228,6 +244,19 @@ impl Follower {
         });
         Look { stop, task }
     }
+
+    fn wait(&self, name: &Arc<str>, found: &IpcWindow) -> Look {
+        let config = ipc::Config { ipc_node: name.to_string(), ..self.sections.ipc.clone() };
+        let publisher = ExtractorKind::Ipc.publisher(&self.bus);
+        let stop = self.stop.child_token();
+        let (found, name, token) = (found.clone(), name.clone(), stop.clone());
+        let task = tokio::spawn(async move {
+            if let Err(error) = ipc::run_found(config, found, publisher, token).await {
+                tracing::error!(node = %name, %error, "the ipc extractor of this node failed");
+            }
+        });
+        Look { stop, task }
+    }
 }
 
 impl Followed {
@@ -236,7 +265,7 @@ impl Followed {
     }
 
     async fn end(self) {
-        tokio::join!(end(self.rpc), end(self.log));
+        tokio::join!(end(self.rpc), end(self.log), end(self.ipc));
     }
 }
 

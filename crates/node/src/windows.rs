@@ -1,4 +1,4 @@
-//! Where a running node can be looked into besides its tracepoints: its RPC interface and its debug.log, found from what it was told
+//! Where a running node can be looked into besides its tracepoints: its RPC interface, its debug.log and its IPC socket, found from what it was told
 //! at its start.
 
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +22,9 @@ pub enum Closed {
     /// There is no log.
     #[error("it writes no debug.log")]
     NoLog,
+    /// There is no IPC socket.
+    #[error("it does not listen for IPC")]
+    NoIpc,
 }
 
 impl Closed {
@@ -34,6 +37,7 @@ impl Closed {
                 "rpcbind=0.0.0.0 and rpcallowip=ADDRESS OF THIS MACHINE IN THE CONTAINER'S NETWORK",
             ),
             Closed::NoLog => "debuglogfile=debug.log".into(),
+            Closed::NoIpc => "ipcbind=unix, of a bitcoin-node of Bitcoin Core 30 or later".into(),
         }
     }
 }
@@ -66,6 +70,15 @@ pub struct LogWindow {
     pub access: Access,
 }
 
+/// The IPC socket of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IpcWindow {
+    /// The socket as this process can connect to it.
+    pub path: PathBuf,
+    /// Id of the user that the node runs as: who listens there as another one is somebody else.
+    pub uid: u32,
+}
+
 /// The windows of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Windows {
@@ -73,12 +86,14 @@ pub struct Windows {
     pub rpc: Result<RpcWindow, Closed>,
     /// debug.log.
     pub log: Result<LogWindow, Closed>,
+    /// IPC.
+    pub ipc: Result<IpcWindow, Closed>,
 }
 
 impl Windows {
     /// Looks at a running node.
     pub fn of(node: &NodeProcess) -> Self {
-        Windows { rpc: rpc(node), log: log(node) }
+        Windows { rpc: rpc(node), log: log(node), ipc: ipc(node) }
     }
 }
 
@@ -192,6 +207,18 @@ fn log(node: &NodeProcess) -> Result<LogWindow, Closed> {
     Ok(LogWindow { path, known_as, access: Access::new(node.user.clone(), root) })
 }
 
+/// `unix` is node.sock in the folder of the network, `unix:PATH` another (Bitcoin Core src/ipc/process.cpp).
+fn ipc(node: &NodeProcess) -> Result<IpcWindow, Closed> {
+    let addresses = node.settings.all("ipcbind", node.network);
+    let mut sockets = addresses.into_iter().filter_map(|address| match address {
+        "unix" | "unix:" => Some("node.sock"),
+        address => address.strip_prefix("unix:"),
+    });
+    let socket = sockets.next().ok_or(Closed::NoIpc)?;
+    let (_, path) = seen_from_here(node, &network_folder(node).join(socket));
+    Ok(IpcWindow { path, uid: node.user.uid })
+}
+
 /// Root and path by which this process gets to a file of the node. The plain path is better, where it leads there: it is the same
 /// after a restart.
 fn seen_from_here(node: &NodeProcess, file: &Path) -> (PathBuf, PathBuf) {
@@ -260,6 +287,18 @@ mod tests {
         assert_eq!(login("-rpccookiefile=/x/c", "").unwrap(), "/x/c");
         assert_eq!(login("", "rpcuser=u\nrpcpassword=p\n").unwrap(), "user \"u\"");
         assert_eq!(login("-norpccookiefile", ""), None);
+    }
+
+    #[test]
+    fn ipc_is_where_bitcoin_core_binds_it() {
+        let socket = |cmdline: &str, conf: &str| Windows::of(&node(cmdline, conf)).ipc.map(|ipc| ipc.path);
+        assert_eq!(socket("", ""), Err(Closed::NoIpc));
+        assert_eq!(socket("-ipcbind=tcp:1", ""), Err(Closed::NoIpc));
+        assert_eq!(socket("-ipcbind=unix", "").unwrap(), Path::new("/nonexistent/data/node.sock"));
+        assert_eq!(socket("-ipcbind=unix:", "").unwrap(), Path::new("/nonexistent/data/node.sock"));
+        let signet = socket("-signet", "[signet]\nipcbind=unix:a/b.sock\n");
+        assert_eq!(signet.unwrap(), Path::new("/nonexistent/data/signet/a/b.sock"));
+        assert_eq!(socket("-ipcbind=unix:/x/y", "").unwrap(), Path::new("/x/y"));
     }
 
     #[test]

@@ -41,6 +41,8 @@ const MAKE_MINING_CORE_30: u16 = 2;
 pub(super) enum Error {
     #[error("cannot connect to the socket: {0}")]
     Connect(std::io::Error),
+    #[error("user {uid} listens on the socket, and not the one that the node runs as")]
+    Stranger { uid: u32 },
     #[error("the node is starting, or stopping")]
     Starting,
     #[error("the node answers {} with: {what}", method.name())]
@@ -76,7 +78,7 @@ impl Error {
     /// What failed. Nothing when it was no call.
     pub(super) fn method(&self) -> Option<Method> {
         Some(match self {
-            Error::Connect(_) | Error::Starting => Method::Connect,
+            Error::Connect(_) | Error::Stranger { .. } | Error::Starting => Method::Connect,
             Error::Refused { method, .. }
             | Error::Unknown { method }
             | Error::Late { method, .. }

@@ -31,6 +31,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use peer_observer_bus::{Finding, Publisher};
+use peer_observer_node::windows::IpcWindow;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
@@ -99,6 +100,11 @@ pub fn check(config: &Config) -> Vec<Finding> {
     vec![check_socket(path), metrics]
 }
 
+/// Whether the socket of a node that was found can be connected to, for `doctor`.
+pub fn check_found(found: &IpcWindow) -> Finding {
+    check_socket(&found.path)
+}
+
 fn check_socket(path: &Path) -> Finding {
     let shown = path.display();
     match UnixStream::connect(path) {
@@ -120,6 +126,37 @@ fn check_socket(path: &Path) -> Finding {
 pub async fn run(config: Config, publisher: Publisher, stop: CancellationToken) -> Result<(), Error> {
     let path = config.validate()?.to_path_buf();
     start(path, config, publisher, stop).await
+}
+
+/// [`run`] for a node that was found, without a page of metrics.
+///
+/// # Errors
+/// When the settings cannot work, or this build has no such extractor. A node that cannot be asked is waited for.
+pub async fn run_found(
+    config: Config,
+    found: IpcWindow,
+    publisher: Publisher,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let config = Config { ipc_socket_path: Some(found.path.clone()), ..config };
+    config.validate()?;
+    start_found(found, config, publisher, stop).await
+}
+
+#[cfg(not(feature = "ipc"))]
+async fn start_found(_: IpcWindow, _: Config, _: Publisher, _: CancellationToken) -> Result<(), Error> {
+    Err(Error::NotBuilt)
+}
+
+#[cfg(feature = "ipc")]
+async fn start_found(
+    found: IpcWindow,
+    config: Config,
+    publisher: Publisher,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let settings = watch::Settings { uid: Some(found.uid), ..watch::Settings::new(found.path, &config) };
+    watch::Watch::new(settings, publisher).follow(stop).await
 }
 
 #[cfg(not(feature = "ipc"))]

@@ -37,6 +37,11 @@ struct Running {
 }
 
 async fn start(socket: &Path, every: Duration, limit: Duration) -> Running {
+    start_as(None, socket, every, limit).await
+}
+
+/// Starts one that wants the node to run as this user.
+async fn start_as(uid: Option<u32>, socket: &Path, every: Duration, limit: Duration) -> Running {
     let bus = Bus::in_process();
     let events = bus.subscriber("test", &[Subject::Ipc], Limits::default());
     let publisher = bus.publisher(Source::Ipc, "ipc");
@@ -45,7 +50,7 @@ async fn start(socket: &Path, every: Duration, limit: Duration) -> Running {
     let stop = CancellationToken::new();
     // So short that a real node is met in every moment of its start and its end.
     let pauses = Pauses { first: QUICK, away: QUICK, odd: QUICK };
-    let settings = Settings { socket: socket.into(), name: "alice".into(), every, limit, pauses };
+    let settings = Settings { socket: socket.into(), name: "alice".into(), every, limit, pauses, uid };
     let task = tokio::spawn(watch::run(listener, settings, publisher, stop.clone()));
     Running { events, metrics, stop, task, _bus: bus, _started: HasStarted::new() }
 }
@@ -204,6 +209,22 @@ async fn a_node_that_was_restarted_or_appears_later_is_watched() {
         drop(node);
         wait_for!(running.metric("connected").await == 0);
     }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_socket_of_another_user_is_told_nothing() {
+    use std::os::unix::fs::MetadataExt;
+    let (folder, socket) = place();
+    let own = std::fs::metadata(folder.path()).unwrap().uid();
+    let control = Control::new(Kind::Core31);
+    let _node = FakeNode::start(&socket, control.clone());
+    let stranger = start_as(Some(own + 1), &socket, NEVER, NEVER).await;
+    wait_for!(stranger.errors("connect").await >= 2);
+    stranger.stop().await;
+    assert_eq!(control.calls("construct"), 0);
+    let mut running = start_as(Some(own), &socket, NEVER, NEVER).await;
+    assert_eq!(running.next().await.0, 1);
     running.stop().await;
 }
 

@@ -57,6 +57,8 @@ pub(super) struct Settings {
     pub(super) limit: Duration,
     /// When to try again.
     pub(super) pauses: Pauses,
+    /// Id of the user that the node runs as, where that is known.
+    pub(super) uid: Option<u32>,
 }
 
 impl Settings {
@@ -68,11 +70,13 @@ impl Settings {
             every: Duration::from_secs(config.query_interval),
             limit: Duration::from_secs(config.ipc_timeout),
             pauses: PAUSES,
+            uid: None,
         }
     }
 }
 
-struct Watch {
+/// A node that is watched.
+pub(super) struct Watch {
     settings: Settings,
     metrics: Metrics,
     publisher: Mutex<Publisher>,
@@ -89,30 +93,13 @@ pub(super) async fn run(
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, socket = %settings.socket.display(), "serving metrics of the ipc extractor");
     }
-    let watch = Arc::new(Watch {
-        settings,
-        metrics: Metrics::new(),
-        publisher: Mutex::new(publisher),
-        trouble: Mutex::default(),
-    });
+    let watch = Watch::new(settings, publisher);
     let page = {
         let watch = watch.clone();
         move || watch.metrics.render()
     };
     let pages = tokio::spawn(server::serve(listener, page, stop.clone()));
-    while !stop.is_cancelled() {
-        let outcome = match on_a_thread(watch.clone(), stop.clone()).await {
-            Ok(outcome) => outcome,
-            // The library has checks that a node can make fail. That must end no more than its connection.
-            Err(error) if error.is_panic() => Err(Error::Crashed),
-            Err(error) => return Err(RunError::Crashed(error)),
-        };
-        watch.metrics.disconnected();
-        let Err(error) = outcome else { continue };
-        watch.metrics.failed(&error);
-        let pause = watch.trouble().tell(&error, &watch.settings.pauses);
-        let _ = stop.run_until_cancelled(sleep(pause)).await;
-    }
+    watch.follow(stop).await?;
     pages.await.map(|_| ()).map_err(RunError::Crashed)
 }
 
@@ -126,11 +113,43 @@ fn on_a_thread(watch: Arc<Watch>, stop: CancellationToken) -> JoinHandle<Result<
 }
 
 impl Watch {
+    /// One that nothing is known of.
+    pub(super) fn new(settings: Settings, publisher: Publisher) -> Arc<Self> {
+        Arc::new(Watch {
+            settings,
+            metrics: Metrics::new(),
+            publisher: Mutex::new(publisher),
+            trouble: Mutex::default(),
+        })
+    }
+
+    /// Watches the node until `stop`.
+    pub(super) async fn follow(self: Arc<Self>, stop: CancellationToken) -> Result<(), RunError> {
+        while !stop.is_cancelled() {
+            let outcome = match on_a_thread(self.clone(), stop.clone()).await {
+                Ok(outcome) => outcome,
+                // The library has checks that a node can make fail. That must end no more than its connection.
+                Err(error) if error.is_panic() => Err(Error::Crashed),
+                Err(error) => return Err(RunError::Crashed(error)),
+            };
+            self.metrics.disconnected();
+            let Err(error) = outcome else { continue };
+            self.metrics.failed(&error);
+            let pause = self.trouble().tell(&error, &self.settings.pauses);
+            let _ = stop.run_until_cancelled(sleep(pause)).await;
+        }
+        Ok(())
+    }
+
     /// Connects, and tells of tips until that fails, or the connection has been used enough.
     async fn connection(&self) -> Result<(), Error> {
         let begin = Instant::now();
         let stream = UnixStream::connect(&self.settings.socket).await.map_err(Error::Connect)?;
-        let pid = stream.peer_cred().ok().and_then(|peer| peer.pid()).filter(|pid| *pid > 0);
+        let listener = stream.peer_cred().map_err(Error::Connect)?;
+        if self.settings.uid.is_some_and(|uid| uid != listener.uid()) {
+            return Err(Error::Stranger { uid: listener.uid() });
+        }
+        let pid = listener.pid().filter(|pid| *pid > 0);
         if !(Peer { pid, socket: &self.settings.socket }).has_started() {
             return Err(Error::Starting);
         }
