@@ -9,10 +9,11 @@
 //! | [`debug_log`] | lines of debug.log, and following it |
 //! | [`discover`] | which nodes run on this machine |
 //! | [`names`] | what nodes are called |
-//! | [`p2p`] | the P2P protocol, v1 and v2, as spoken with a node that dials us |
+//! | [`p2p`] | the P2P protocol, v1 and v2 |
 //! | [`probes`] | which tracepoints a binary has |
 //! | [`rpc`] | asks a node over JSON-RPC |
 //! | [`settings`] | what a node was told, by its command line and bitcoin.conf |
+//! | [`socks5`] | the way to a node through a SOCKS5 proxy |
 //! | [`sockets`] | which process is at the other end of a connection |
 //! | [`windows`] | where a running node can be looked into |
 
@@ -28,4 +29,5 @@ pub mod recording;
 pub mod rpc;
 pub mod settings;
 pub mod sockets;
+pub mod socks5;
 pub mod windows;

@@ -1,11 +1,12 @@
-//! What a peer sends to the P2P extractor over v2: garbage instead of a handshake, or packets of any content after one.
+//! What a peer sends over v2, whether it dialed us or we dialed it: garbage instead of a handshake, or packets of any content after
+//! one.
 #![no_main]
 
 use std::task::{Context, Poll, Waker};
 
 use bip324::{CipherSession, GarbageResult, Handshake, PacketType, Role, VersionResult};
 use libfuzzer_sys::fuzz_target;
-use peer_observer_node::p2p::v2::{Decoder, Encoder, respond};
+use peer_observer_node::p2p::v2::{Decoder, Encoder, initiate, respond};
 use peer_observer_node::p2p::{Error, MAX_PAYLOAD, Network};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 
@@ -73,6 +74,9 @@ fuzz_target!(|input: &[u8]| {
     if kind % 4 == 0 {
         let mut reader = rest;
         let refused = run(respond(NETWORK, &mut reader, &mut Vec::new()));
+        assert!(refused.is_err(), "keys cannot be guessed");
+        let mut reader = rest;
+        let refused = run(initiate(NETWORK, &mut reader, &mut Vec::new()));
         assert!(refused.is_err(), "keys cannot be guessed");
         return;
     }

@@ -1,7 +1,7 @@
-//! Shaking hands with a node that has dialed us: `version`, features, `verack`.
+//! Shaking hands: `version`, features, `verack`. Who dials sends its `version` first; what else may come when is the same for both.
 //!
-//! We answer as a peer that takes transactions by wtxid (BIP 339) and addresses of all networks (BIP 155), so that the node tells
-//! us all that it tells such peers.
+//! Whoever dials us is answered as by a peer that takes transactions by wtxid (BIP 339) and addresses of all networks (BIP 155), so
+//! that the node tells us all that it tells such peers.
 
 use super::{Error, Message};
 
@@ -60,7 +60,7 @@ enum Stage {
 /// What a message means for the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// The peer's `version`: send [`answers`].
+    /// The peer's `version`: send [`answers`], or only `verack` when ours was sent before.
     Answer {
         /// Protocol version that it speaks.
         version: i32,
@@ -129,7 +129,8 @@ impl Handshake {
 /// Messages that answer a peer's `version`, types and payloads in order. `version` is the peer's protocol version, `now` s since the
 /// UNIX epoch, `nonce` random, `user_agent` shorter than 253 bytes.
 pub fn answers(version: i32, now: u64, nonce: u64, user_agent: &str) -> Vec<(&'static str, Vec<u8>)> {
-    let mut answers = vec![("version", version_payload(now, nonce, user_agent))];
+    let ours = OurVersion { services: SERVICES, now, nonce, user_agent, relay: Relay::Transactions };
+    let mut answers = vec![("version", ours.payload())];
     if version >= PROTOCOL_VERSION {
         answers.extend([("wtxidrelay", Vec::new()), ("sendaddrv2", Vec::new())]);
     }
@@ -137,23 +138,48 @@ pub fn answers(version: i32, now: u64, nonce: u64, user_agent: &str) -> Vec<(&'s
     answers
 }
 
-/// Bitcoin Core net_processing.cpp, `PushNodeVersion`. Addresses are zeros, which says nothing.
-fn version_payload(now: u64, nonce: u64, user_agent: &str) -> Vec<u8> {
-    let no_addr = [0; 8 + 16 + 2];
-    let mut payload = Vec::new();
-    payload.extend_from_slice(&PROTOCOL_VERSION.to_le_bytes());
-    payload.extend_from_slice(&SERVICES.to_le_bytes());
-    payload.extend_from_slice(&now.to_le_bytes());
-    payload.extend_from_slice(&no_addr);
-    payload.extend_from_slice(&no_addr);
-    payload.extend_from_slice(&nonce.to_le_bytes());
-    payload.push(user_agent.len() as u8);
-    payload.extend_from_slice(user_agent.as_bytes());
-    let start_height = 0i32;
-    payload.extend_from_slice(&start_height.to_le_bytes());
-    let relay_transactions = 1;
-    payload.push(relay_transactions);
-    payload
+/// Whether transactions are wanted (BIP 37).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relay {
+    /// Announce them.
+    Transactions,
+    /// Blocks are enough.
+    Blocks,
+}
+
+/// What we say of ourselves in `version`.
+#[derive(Debug, Clone, Copy)]
+pub struct OurVersion<'a> {
+    /// Services that we claim (Bitcoin Core protocol.h, `ServiceFlags`).
+    pub services: u64,
+    /// s since the UNIX epoch.
+    pub now: u64,
+    /// Random.
+    pub nonce: u64,
+    /// Shorter than 253 bytes.
+    pub user_agent: &'a str,
+    /// Whether transactions are wanted.
+    pub relay: Relay,
+}
+
+impl OurVersion<'_> {
+    /// Payload of `version` (Bitcoin Core net_processing.cpp, `PushNodeVersion`). Addresses are zeros, which says nothing.
+    pub fn payload(&self) -> Vec<u8> {
+        let no_addr = [0; 8 + 16 + 2];
+        let mut payload = Vec::new();
+        payload.extend_from_slice(&PROTOCOL_VERSION.to_le_bytes());
+        payload.extend_from_slice(&self.services.to_le_bytes());
+        payload.extend_from_slice(&self.now.to_le_bytes());
+        payload.extend_from_slice(&no_addr);
+        payload.extend_from_slice(&no_addr);
+        payload.extend_from_slice(&self.nonce.to_le_bytes());
+        payload.push(self.user_agent.len() as u8);
+        payload.extend_from_slice(self.user_agent.as_bytes());
+        let start_height = 0i32;
+        payload.extend_from_slice(&start_height.to_le_bytes());
+        payload.push(u8::from(self.relay == Relay::Transactions));
+        payload
+    }
 }
 
 #[cfg(test)]

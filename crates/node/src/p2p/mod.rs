@@ -1,9 +1,9 @@
-//! The Bitcoin P2P protocol, from the side that is dialed: bytes to messages, messages to bytes, and shaking hands.
+//! The Bitcoin P2P protocol: bytes to messages, messages to bytes, and shaking hands.
 //!
-//! A node that is told to (`-addnode`) dials us and speaks to us as to any peer. Whoever else finds the port may send anything, so
-//! nothing here trusts a length: memory is bounded by one message, and what breaks the rules is an error that ends the
-//! connection. All of it takes and gives bytes; only the BIP 324 key exchange reads and writes, because what it has seen so far
-//! has to be kept until it is authenticated.
+//! Nodes dial us (`-addnode`), and the connectivity check dials nodes. Whoever is at the other end may send anything, so nothing here
+//! trusts a length: memory is bounded by one message, and what breaks the rules is an error that ends the connection. All of it takes
+//! and gives bytes; only the BIP 324 key exchange reads and writes, because what it has seen so far has to be kept until it is
+//! authenticated.
 //!
 //! | module | what it is for |
 //! |---|---|
@@ -13,6 +13,8 @@
 
 use std::fmt;
 use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 
 pub mod handshake;
 mod inbox;
@@ -84,7 +86,8 @@ pub enum Error {
 }
 
 /// A Bitcoin network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Network {
     /// The real one.
     Mainnet,
@@ -289,6 +292,7 @@ mod tests {
     fn networks_have_a_name_and_a_magic_each() {
         for network in Network::ALL {
             assert_eq!(network.as_str().parse::<Network>().unwrap(), network);
+            assert_eq!(serde_json::to_value(network).unwrap(), network.as_str());
             assert_eq!(Network::ALL.iter().filter(|other| other.magic() == network.magic()).count(), 1);
         }
         assert!("bitcoin".parse::<Network>().is_err());

@@ -7,7 +7,8 @@ use std::fmt;
 use std::ops::Range;
 
 use bip324::{
-    CipherSession, GarbageResult, Handshake, InboundCipher, OutboundCipher, PacketType, Role, VersionResult,
+    CipherSession, GarbageResult, Handshake, InboundCipher, OutboundCipher, PacketType, ReceivedKey, Role,
+    VersionResult,
 };
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -84,9 +85,46 @@ where
     let handshake = Handshake::new(network.magic(), Role::Responder)?.send_key(None, &mut answer)?;
     let handshake = handshake.receive_key(their_key)?;
     writer.write_all(&answer).await?;
-    let mut answer = vec![0; Handshake::send_version_len(None)];
-    let mut handshake = handshake.send_version(&mut answer, None)?;
-    writer.write_all(&answer).await?;
+    exchange_versions(handshake, reader, writer).await
+}
+
+/// Agrees on keys with a peer that we have dialed, and that is said to speak v2. What the peer sends after that is left in `reader`.
+///
+/// We send neither garbage nor decoys. The caller limits the time, and how much is read.
+///
+/// # Errors
+/// When the connection breaks, as it does at once with a peer that speaks v1 only, or the peer does not know the protocol or the
+/// network.
+pub async fn initiate<R, W>(
+    network: Network,
+    reader: &mut R,
+    writer: &mut W,
+) -> Result<(Decoder, Encoder), Error>
+where
+    R: AsyncBufRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let mut key = [0; KEY];
+    let handshake = Handshake::new(network.magic(), Role::Initiator)?.send_key(None, &mut key)?;
+    writer.write_all(&key).await?;
+    let mut their_key = [0; KEY];
+    reader.read_exact(&mut their_key).await?;
+    exchange_versions(handshake.receive_key(their_key)?, reader, writer).await
+}
+
+/// What both sides do alike once they have each other's key.
+async fn exchange_versions<R, W>(
+    handshake: Handshake<ReceivedKey<'_>>,
+    reader: &mut R,
+    writer: &mut W,
+) -> Result<(Decoder, Encoder), Error>
+where
+    R: AsyncBufRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let mut version = vec![0; Handshake::send_version_len(None)];
+    let mut handshake = handshake.send_version(&mut version, None)?;
+    writer.write_all(&version).await?;
 
     // The garbage is part of what the first packet authenticates, so it is kept.
     let mut garbage = Vec::new();
@@ -368,6 +406,57 @@ mod tests {
         let (mut dialer, mut decoder, _) = connected(b"", &[]).await;
         decoder.push(&dialer.packet(&vec![1; 1 + MSG_TYPE + MAX_PAYLOAD + 1])[..3]);
         assert!(matches!(decoder.next_message(), Err(Error::TooLong { .. })), "before the rest has come");
+    }
+
+    #[tokio::test]
+    async fn who_dials_and_who_is_dialed_understand_each_other_on_one_network_only() {
+        let (ours, theirs) = tokio::io::duplex(1 << 15);
+        let (reader, mut writer) = tokio::io::split(ours);
+        let (their_reader, mut their_writer) = tokio::io::split(theirs);
+        let (mut reader, mut their_reader) = (BufReader::new(reader), BufReader::new(their_reader));
+        let (dialed, answered) = tokio::join!(
+            initiate(Network::Mainnet, &mut reader, &mut writer),
+            respond(Network::Mainnet, &mut their_reader, &mut their_writer),
+        );
+        let ((mut decoder, mut encoder), (mut their_decoder, mut their_encoder)) =
+            (dialed.unwrap(), answered.unwrap());
+        let mut sent = Vec::new();
+        encoder.encode("version", b"ours", &mut sent);
+        their_decoder.push(&sent);
+        let received = their_decoder.next_message().unwrap();
+        assert_eq!(received, Some(Message { msg_type: "version", payload: b"ours" }));
+        sent.clear();
+        their_encoder.encode("verack", b"", &mut sent);
+        decoder.push(&sent);
+        assert_eq!(decoder.next_message().unwrap(), Some(Message { msg_type: "verack", payload: b"" }));
+
+        let (ours, theirs) = tokio::io::duplex(1 << 15);
+        let (reader, mut writer) = tokio::io::split(ours);
+        let (their_reader, mut their_writer) = tokio::io::split(theirs);
+        let (mut reader, mut their_reader) = (BufReader::new(reader), BufReader::new(their_reader));
+        let strangers = async {
+            tokio::join!(
+                initiate(Network::Mainnet, &mut reader, &mut writer),
+                respond(Network::Regtest, &mut their_reader, &mut their_writer),
+            )
+        };
+        let waited = tokio::time::timeout(std::time::Duration::from_millis(50), strangers).await;
+        assert!(waited.is_err(), "each waits for what ends the other's garbage");
+    }
+
+    #[tokio::test]
+    async fn a_dialed_peer_that_is_none_is_told_why() {
+        let mut sink = Vec::new();
+        let cases: [(&[u8], &str); 3] = [
+            (b"", "the connection broke"),
+            (&[1; KEY - 1], "the connection broke"),
+            (&[1; KEY + 5_000], "cannot be followed"),
+        ];
+        for (bytes, why) in cases {
+            let mut reader = Cursor::new(bytes);
+            let err = initiate(Network::Regtest, &mut reader, &mut sink).await.unwrap_err();
+            assert!(err.to_string().contains(why), "{err}");
+        }
     }
 
     #[tokio::test]
