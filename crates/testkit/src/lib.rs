@@ -7,6 +7,8 @@
 //! | [`fake_rpc`] | an RPC server that plays recorded answers, and misbehaves when told to |
 //! | [`peer`] | a scripted P2P peer that dials a node |
 //! | [`p2p_peer`] | a scripted node that dials the P2P extractor, over v1 or v2 |
+//! | [`p2p_node`] | scripted nodes that listen for whoever dials them, and a SOCKS5 proxy |
+//! | [`namespace`] | a network of its own, in which any address is there |
 //! | [`log_writer`] | writes debug.log: recorded ones, with rotation |
 //! | [`nats`] | a NATS server that can be stopped, killed and frozen |
 //! | [`process`] | any program, its output line by line |
@@ -18,8 +20,10 @@
 pub mod bitcoind;
 pub mod fake_rpc;
 pub mod log_writer;
+pub mod namespace;
 pub mod nats;
 pub mod need;
+pub mod p2p_node;
 pub mod p2p_peer;
 pub mod peer;
 pub mod process;

@@ -94,6 +94,11 @@ pub fn prometheus() -> Result<(PathBuf, PathBuf), Missing> {
     found.ok_or_else(|| Missing::new("no prometheus; install prometheus"))
 }
 
+/// `ip`, for networks of their own.
+pub fn ip() -> Result<PathBuf, Missing> {
+    program("ip").ok_or_else(|| Missing::new("no ip; install iproute2"))
+}
+
 /// A file or folder of `../shared`, which is not part of the repository.
 pub fn shared(path: &str) -> Result<PathBuf, Missing> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(path);

@@ -140,7 +140,7 @@ impl V2Peer {
         let failed = |source| Error::Connection { what: "dial", addr, source };
         let stream = TcpStream::connect(addr).map_err(failed)?;
         stream.set_read_timeout(Some(Duration::from_secs(30))).map_err(failed)?;
-        let cipher = agree(&stream).map_err(failed)?;
+        let cipher = agree(&stream, Role::Initiator).map_err(failed)?;
         Ok(V2Peer { stream, addr, cipher, received: Vec::new(), packet: None })
     }
 
@@ -245,11 +245,11 @@ impl V2Peer {
     }
 }
 
-/// Agrees on keys, as the side that dials.
-fn agree(mut stream: &TcpStream) -> io::Result<CipherSession> {
+/// Agrees on keys.
+pub(crate) fn agree(mut stream: &TcpStream, role: Role) -> io::Result<CipherSession> {
     let failed = |error: bip324::Error| io::Error::other(error.to_string());
     let mut key = vec![0; KEY + GARBAGE.len()];
-    let handshake = Handshake::new(REGTEST_MAGIC, Role::Initiator).map_err(failed)?;
+    let handshake = Handshake::new(REGTEST_MAGIC, role).map_err(failed)?;
     let handshake = handshake.send_key(Some(GARBAGE), &mut key).map_err(failed)?;
     stream.write_all(&key)?;
     let mut their_key = [0; KEY];
