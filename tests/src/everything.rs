@@ -1,6 +1,8 @@
 //! Events of every kind that a metric counts and that the recordings have none of. They are the same in each round but for what has to
 //! change from one to the next.
 
+use std::net::SocketAddr;
+
 use peer_observer_events::PeerObserverEvent;
 use peer_observer_events::proto::bitcoin_primitives::address::Address as Net;
 use peer_observer_events::proto::bitcoin_primitives::inventory_item::Item;
@@ -59,6 +61,25 @@ pub fn events(round: u64, now_s: u64) -> Vec<(Source, PeerObserverEvent)> {
     let tip = BlockTip { height: 200, hash: vec![0; 32].into() };
     let ipc = PeerObserverEvent::IpcExtractor(Ipc { ipc_event: Some(IpcEvent::BlockTip(tip)) });
     ebpf.chain(p2p).chain(rpc).chain([(Source::Ipc, ipc)]).chain(pipeline(round)).collect()
+}
+
+/// A peer, who comes through a Tor exit, tells of these addresses, and of one of an unknown network.
+pub fn gossip(addresses: &[SocketAddr]) -> PeerObserverEvent {
+    let address = |port, address| Address { timestamp: 1, services: 1, port, address };
+    let known =
+        addresses.iter().map(|addr| address(addr.port().into(), Some(Net::Ipv4(addr.ip().to_string()))));
+    let addresses = known.chain([address(8333, None)]).collect();
+    let meta = Metadata {
+        peer_id: 1001,
+        addr: "198.51.100.1:8333".into(),
+        conn_type: ConnType::Inbound as i32,
+        command: "addrv2".into(),
+        inbound: true,
+        size: 40,
+    };
+    let msg = Some(Msg::Addrv2(AddrV2 { addresses }));
+    let message = MessageEvent { meta, msg, decode_error: None, captured: None };
+    PeerObserverEvent::EbpfExtractor(Ebpf { ebpf_event: Some(EbpfEvent::Message(message)) })
 }
 
 fn connections(now_s: u64) -> Vec<Conn> {

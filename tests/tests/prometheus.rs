@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -16,9 +17,11 @@ use peer_observer_e2e::{everything, flood};
 use peer_observer_events::proto::observer::Source;
 use peer_observer_exporter::render::Format;
 use peer_observer_extractors::{capture, log, rpc};
+use peer_observer_node::p2p::Network;
 use peer_observer_testkit::fake_rpc::FakeRpc;
+use peer_observer_testkit::p2p_node::{Behaviour, ListeningNode};
 use peer_observer_testkit::{data_dir, free_port, need, require};
-use peer_observer_tools::metrics;
+use peer_observer_tools::{connectivity, metrics};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -76,10 +79,15 @@ struct Exporters {
     openmetrics: String,
     rpc: String,
     ipc: String,
+    connectivity: String,
     stop: CancellationToken,
     log: PathBuf,
     publishers: BTreeMap<i32, Publisher>,
+    gossip: Publisher,
+    /// Where a node listens, and where nobody does.
+    gossiped: [SocketAddr; 2],
     _node: FakeRpc,
+    _listening: ListeningNode,
 }
 
 impl Exporters {
@@ -147,6 +155,22 @@ impl Exporters {
         tokio::spawn(capture::run(recorded, bus.publisher(Source::Capture, "capture"), stop.clone()));
         let ipc = address();
         serve_ipc(&ipc);
+        // On a bus of its own: it shall not dial what was recorded.
+        let gossip = Bus::in_process();
+        let listening = ListeningNode::local(Behaviour::AnswersV1).unwrap();
+        let nobody = ListeningNode::local(Behaviour::Hangs).unwrap().stop();
+        let check = connectivity::Config {
+            connect: true,
+            allow_local: true,
+            metrics_address: address(),
+            p2p_network: Network::Regtest,
+            tor_exit_list: Some(list),
+            ..connectivity::Config::default()
+        };
+        let subscriber =
+            gossip.subscriber("connectivity", &connectivity::subjects(&check), Limits::default());
+        let connectivity = check.metrics_address.clone();
+        tokio::spawn(connectivity::run(check, subscriber, stop.clone()));
         let sources = [Source::Ebpf, Source::Rpc, Source::P2p, Source::Ipc];
         let publishers = sources.map(|source| (source as i32, bus.publisher(source, "everything"))).into();
         Exporters {
@@ -154,10 +178,14 @@ impl Exporters {
             openmetrics: openmetrics_address,
             rpc: rpc_address,
             ipc,
+            connectivity,
             stop,
             log,
             publishers,
+            gossip: gossip.publisher(Source::Ebpf, "gossip"),
+            gossiped: [listening.addr(), nobody],
             _node: node,
+            _listening: listening,
         }
     }
 
@@ -167,6 +195,7 @@ impl Exporters {
         for (source, event) in everything::events(round, now_s) {
             self.publishers.get_mut(&(source as i32)).unwrap().publish(&node, now_ns(), event);
         }
+        self.gossip.publish(&node, now_ns(), everything::gossip(&self.gossiped));
         let mut log = std::fs::OpenOptions::new().append(true).open(&self.log).unwrap();
         log.write_all(everything::log_lines(round).as_bytes()).unwrap();
     }
@@ -224,7 +253,7 @@ fn configure(folder: &Path, promtool: &Path, exporters: &Exporters) -> PathBuf {
             .collect();
         std::fs::write(folder.join(rules), quick.join("\n")).unwrap();
     }
-    let targets = [&exporters.metrics, &exporters.rpc, &exporters.ipc]
+    let targets = [&exporters.metrics, &exporters.rpc, &exporters.ipc, &exporters.connectivity]
         .map(|address| format!("\"{address}\""))
         .join(", ");
     let config = folder.join("prometheus.yml");

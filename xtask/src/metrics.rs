@@ -83,6 +83,11 @@ pub(crate) fn catalogues(root: &Path) -> Result<Vec<Catalogue>> {
             about: "Exported by `peer-observer extract ipc` itself, at its `--prometheus-address`.",
             metrics: ipc(root)?,
         },
+        Catalogue {
+            title: "Of the connectivity check",
+            about: "Exported by `peer-observer connectivity` itself, at its `--metrics-address`.",
+            metrics: peer_observer_tools::connectivity::describe_metrics(),
+        },
     ])
 }
 

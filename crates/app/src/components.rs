@@ -185,6 +185,8 @@ components! {
         metrics: Metrics,
         /// Show a live page: peers, messages, transactions, blocks
         web: Web,
+        /// Dial the addresses that peers gossip, and say how many are real; off without --connect
+        connectivity: Connectivity,
     }
 }
 
@@ -205,6 +207,8 @@ mod contract {
         let set = [
             "metrics.metrics_address=127.0.0.1:0".to_owned(),
             "web.web_address=127.0.0.1:0".to_owned(),
+            "connectivity.connect=true".to_owned(),
+            "connectivity.metrics_address=127.0.0.1:0".to_owned(),
             format!("capture.recording=[\"{recording}\"]"),
             "capture.speed=1.0".to_owned(),
             "log.log_file=/nonexistent/debug.log".to_owned(),

@@ -59,7 +59,7 @@ pub struct Histogram {
     edges: Edges,
 }
 
-/// Histograms with one or two labels of known values.
+/// Histograms with labels of known values.
 #[derive(Debug, Clone, Copy)]
 pub struct HistogramVec {
     first: usize,
@@ -68,7 +68,7 @@ pub struct HistogramVec {
 }
 
 impl HistogramVec {
-    /// The child of a family with one label.
+    /// The child of a family with one label; of one with more, the child whose [`position`] this is.
     pub fn at(self, value: usize) -> Histogram {
         Histogram { index: self.first + value, edges: self.edges }
     }
@@ -190,8 +190,16 @@ pub struct Registry {
     pub(crate) tables: Vec<Table>,
 }
 
+/// Most labels of known values that a family can have.
+const MAX_LABELS: usize = 4;
+
 fn children(labels: &[Label]) -> usize {
     labels.iter().map(|label| label.values.len()).product()
+}
+
+/// The number of a child in a family with any number of labels, for `at`: `values` has the position of a value for each label.
+pub fn position(labels: &[Label], values: &[usize]) -> usize {
+    labels.iter().zip(values).fold(0, |outer, (label, value)| outer * label.values.len() + value)
 }
 
 fn inner(labels: &[Label]) -> usize {
@@ -216,7 +224,10 @@ impl Registry {
     fn register(&mut self, name: &'static str, help: &'static str, labels: &[Label], values: Values) {
         debug_assert!(self.families.iter().all(|f| f.name != name), "{name} is registered twice");
         debug_assert!(!help.contains(['\n', '\\']), "the help of {name} would have to be escaped");
-        debug_assert!(labels.len() <= 2, "{name} has more labels than children are numbered for");
+        debug_assert!(
+            labels.len() <= MAX_LABELS,
+            "{name} has too many labels: its children would be too many"
+        );
         self.families.push(Family { name, help, labels: labels.to_vec(), values });
     }
 
@@ -290,7 +301,7 @@ impl Registry {
         Snapshot(snapshot)
     }
 
-    /// Registers histograms with one or two labels.
+    /// Registers histograms with one to four labels.
     pub fn histogram_vec(
         &mut self,
         name: &'static str,

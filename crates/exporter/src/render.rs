@@ -181,16 +181,17 @@ fn key_values<'a>(labels: &'static [&'static str], key: &'a str) -> Vec<(&'a str
 
 /// Calls `each` with the labels of every child of a family, in the order in which their values are stored.
 fn each_child(labels: &[Label], mut each: impl FnMut(&[(&str, &str)])) {
-    match labels {
-        [] => each(&[]),
-        [label] => label.values.iter().for_each(|value| each(&[(label.name, value)])),
-        [outer, inner, ..] => {
-            for a in outer.values {
-                for b in inner.values {
-                    each(&[(outer.name, a), (inner.name, b)]);
-                }
-            }
+    let mut values = Vec::with_capacity(labels.len());
+    for child in 0..labels.iter().map(|label| label.values.len()).product() {
+        values.clear();
+        let mut rest: usize = child;
+        for label in labels.iter().rev() {
+            let value = label.values[rest % label.values.len()];
+            rest /= label.values.len();
+            values.push((label.name, value));
         }
+        values.reverse();
+        each(&values);
     }
 }
 

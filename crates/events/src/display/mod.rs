@@ -36,6 +36,7 @@ mod rpc;
 mod text;
 mod tracepoints;
 
+pub use text::Escaped;
 use text::{Hash, List};
 
 /// What stands where a oneof is empty, which only a broken or newer publisher sends.

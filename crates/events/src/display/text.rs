@@ -2,8 +2,9 @@
 
 use std::fmt::{self, Write};
 
-/// Text that somebody else chose.
-pub(super) struct Escaped<'a>(pub(super) &'a str);
+/// Text that somebody else chose, so that it stays text: one line that steers no terminal.
+#[derive(Debug, Clone, Copy)]
+pub struct Escaped<'a>(pub &'a str);
 
 /// A hash in display order: hex of the bytes reversed.
 pub(super) struct Hash<'a>(pub(super) &'a [u8]);

@@ -13,7 +13,8 @@ use super::net_msg::DIRECTION;
 pub(crate) const NETWORK: Label =
     Label { name: "network", values: &["IPv4", "IPv6", "TorV2", "TorV3", "I2P", "CJDNS", "Unknown"] };
 
-const TIMESTAMP_OFFSET: Label = Label { name: "timestamp_offset", values: &["past", "future"] };
+/// Where the time of an address lies.
+pub(crate) const TIMESTAMP_OFFSET: Label = Label { name: "timestamp_offset", values: &["past", "future"] };
 const PAST: usize = 0;
 const FUTURE: usize = 1;
 
@@ -24,7 +25,8 @@ const ADDRESS_COUNT: Edges = Edges {
     ],
     divisor: 1,
 };
-const OFFSET_SECONDS: Edges = Edges {
+/// Powers of two up to half a year, s.
+pub(crate) const OFFSET_SECONDS: Edges = Edges {
     upper: &[
         0,
         1,

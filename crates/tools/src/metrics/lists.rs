@@ -94,7 +94,7 @@ pub enum Error {
         text: String,
     },
     /// The file cannot be read.
-    #[error("cannot read the address list {path}: {source}; correct --ip-list or leave it out")]
+    #[error("cannot read the address list {path}: {source}; correct its path or leave the list out")]
     Read {
         /// The file.
         path: PathBuf,

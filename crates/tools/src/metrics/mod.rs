@@ -16,10 +16,10 @@
 //! | books.rs | from the eBPF extractor's books to counters |
 //! | pipeline.rs | metrics of peer-observer itself: latency, losses, queues |
 
-mod addresses;
+pub(crate) mod addresses;
 mod books;
-mod known;
-mod lists;
+pub(crate) mod known;
+pub(crate) mod lists;
 mod live;
 mod log;
 mod mempool;
