@@ -10,6 +10,7 @@
 //! | counting.rs | the metrics tool |
 //! | scrape.rs | the page of the metrics tool when it is as long as can be |
 //! | latency.rs | from the probe to a tool |
+//! | web.rs | the live page |
 //! | storm.rs | more hits than anyone can take |
 //! | micro.rs | decoding, encoding, the bus |
 //! | windows.rs | reading a log, asking over RPC |
@@ -29,6 +30,7 @@ mod rig;
 mod scrape;
 mod storm;
 mod tour;
+mod web;
 mod windows;
 
 use anyhow::{Context, Result};
@@ -58,6 +60,8 @@ enum Name {
     Latency,
     /// Pings and blocks, more than anyone can take
     Storm,
+    /// The live page, its server and its clients
+    Web,
     /// Decoding, encoding, the bus
     Micro,
     /// Reading a log, asking over RPC
@@ -81,6 +85,7 @@ fn main() -> Result<()> {
             Name::Scrape => scrape::measure(&mut report, &runtime),
             Name::Latency => latency::measure(&mut report),
             Name::Storm => storm::measure(&mut report),
+            Name::Web => web::measure(&mut report, &runtime),
             Name::Micro => micro::measure(&mut report, &runtime),
             Name::Windows => windows::measure(&mut report),
         }

@@ -186,6 +186,21 @@ impl Browser {
         found.iter().filter_map(|one| one.as_str().map(str::to_owned)).collect()
     }
 
+    /// What the page costs: time that its main thread was busy so far, s, and its heap, bytes.
+    ///
+    /// # Panics
+    /// When the browser does not say.
+    pub async fn cost(&mut self) -> (f64, f64) {
+        self.call("Performance.enable", json!({})).await;
+        let answer = self.call("Performance.getMetrics", json!({})).await;
+        let metrics = answer["metrics"].as_array().expect("metrics");
+        let value = |name: &str| {
+            let metric = metrics.iter().find(|metric| metric["name"] == name);
+            metric.and_then(|metric| metric["value"].as_f64()).expect("a metric of that name")
+        };
+        (value("TaskDuration"), value("JSHeapUsedSize"))
+    }
+
     /// Takes a picture of what is in sight.
     ///
     /// # Panics

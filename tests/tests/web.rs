@@ -178,9 +178,9 @@ fn tell_loss(stage: &mut Stage) {
 fn tell_chatter(stage: &mut Stage) {
     for i in 0..90 {
         let chat = match i % 3 {
-            0 => message(i % 14, "inv", Msg::Inv(Default::default())),
-            1 => sent(message(i % 13, "tx", Msg::Tx(Default::default()))),
-            _ => message(i % 11, "getdata", Msg::Getdata(Default::default())),
+            0 => message(i % 13 + 1, "inv", Msg::Inv(Default::default())),
+            1 => sent(message(i % 12 + 1, "tx", Msg::Tx(Default::default()))),
+            _ => message(i % 11 + 1, "getdata", Msg::Getdata(Default::default())),
         };
         stage.tell(chat);
     }

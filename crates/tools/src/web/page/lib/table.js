@@ -15,7 +15,8 @@ export function spark() {
     element,
     set(values) {
       const most = Math.max(4, ...values);
-      const d = values.map((v, i) => `${i ? "L" : "M"}${i} ${(17 - (16 * v) / most).toFixed(1)}`).join("");
+      const wide = 59 / Math.max(1, values.length - 1);
+      const d = values.map((v, i) => `${i ? "L" : "M"}${(i * wide).toFixed(1)} ${(17 - (16 * v) / most).toFixed(1)}`).join("");
       if (d !== last) path.setAttribute("d", (last = d));
     },
   };

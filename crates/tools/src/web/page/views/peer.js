@@ -102,7 +102,7 @@ function set(list, rows) {
 /** Node on the left, peer on the right, an arrow a message, the newest first. */
 function sequence(list, id) {
   const width = 720;
-  const [left, right] = [130, 470];
+  const [left, right] = [130, 600];
   const height = list.length * LINE + 26;
   const rows = list.toReversed().map((message, at) => {
     const y = 34 + at * LINE;
@@ -114,7 +114,7 @@ function sequence(list, id) {
       svg("text", { class: "t", x: 0, y: y + 4 }, exact(message.time_us)),
       svg("line", { class: message.in ? "i" : "o", x1: from, x2: to, y1: y, y2: y, "stroke-dasharray": message.bad ? "3 3" : null }),
       svg("polygon", { class: message.in ? "hi" : "ho", points: head }),
-      svg("text", { x: (left + right) / 2, y: y - 4, "text-anchor": "middle" }, words.length > 46 ? `${words.slice(0, 45)}…` : words),
+      svg("text", { x: (left + right) / 2, y: y - 4, "text-anchor": "middle" }, words.length > 62 ? `${words.slice(0, 61)}…` : words),
       svg("text", { class: "t", x: right + 12, y: y + 4 }, `${bytes(message.size)}${message.bad ? " · malformed" : ""}`));
   });
   return svg("svg", { class: "seq", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${list.length} messages between the node and peer ${id}, the newest first` },

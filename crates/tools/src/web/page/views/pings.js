@@ -13,7 +13,7 @@ export function show(app, root) {
   const rows = table([
     { key: "id", title: "Peer", make: (cell) => cell, set: (cell, row) => { if (!cell.firstChild) cell.append(app.peer(row.id)); } },
     { key: "type", title: "Type" },
-    { key: "spark", title: "Round trips", value: last, make: (cell) => { const made = spark(); cell.append(made.element); return made; }, set: (made, row) => { const took = row.trips.map(([, t]) => t); made.set(took.length > 1 ? took.concat(new Array(Math.max(0, 60 - took.length)).fill(took.at(-1))).slice(-60) : []); } },
+    { key: "spark", title: "Round trips", value: last, make: (cell) => { const made = spark(); cell.append(made.element); return made; }, set: (made, row) => { made.set(row.trips.map(([, took]) => took)); } },
     d("last", "Last", "The last round trip", last),
     d("median", "Median", "Of the last sixty", median),
     d("min", "Shortest", null, (row) => row.min_us),
