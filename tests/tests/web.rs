@@ -4,11 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use peer_observer_e2e::browser::{Browser, Scheme};
 use peer_observer_e2e::stage::Stage;
+use peer_observer_e2e::{LONG, program};
 use peer_observer_events::PeerObserverEvent;
 use peer_observer_events::proto::bitcoin_primitives::{BlockHeader, ConnType};
 use peer_observer_events::proto::ebpf_extractor::Ebpf;
@@ -376,4 +379,29 @@ async fn every_view_fits_a_phone() {
     }
     assert_eq!(browser.problems().await, Vec::<String>::new());
     stage.end().await;
+}
+
+#[test]
+fn the_demo_has_something_to_watch_within_ten_seconds() {
+    let mut demo = program::start(&["demo", "--no-probes", "-m", "127.0.0.1:0", "-w", "127.0.0.1:0"]);
+    let line = demo.wait_for_line(|line| line.contains("the live page is at"), LONG).unwrap();
+    let begin = Instant::now();
+    let address = line.split_once("http://").unwrap().1.trim_end_matches('/').to_owned();
+    let overview = || -> Option<serde_json::Value> {
+        let mut stream = TcpStream::connect(&address).ok()?;
+        let request =
+            format!("GET /api/v1/overview HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+    };
+    let worth_watching = |overview: serde_json::Value| {
+        let busy = overview["rates"]["messages_in"].as_f64().is_some_and(|rate| rate > 1.0);
+        let peers = overview["peers"].as_array().is_some_and(|peers| !peers.is_empty());
+        busy && peers && overview["live"] == true
+    };
+    assert!(peer_observer_testkit::wait_until(LONG, || overview().is_some_and(worth_watching)));
+    assert!(begin.elapsed() < Duration::from_secs(10), "it took {:?}", begin.elapsed());
+    assert!(program::terminate(demo));
 }

@@ -225,3 +225,24 @@ impl Drop for DemoNode {
         let _ = self.child.wait();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recording_from_now_on_has_the_same_hits_at_the_same_distances() {
+        let before = recording().unwrap();
+        let now_ns = peer_observer_bus::now_ns();
+        let after = from_now(before.clone(), 2.0);
+        let times = |bytes: &[u8]| -> Vec<u64> {
+            recording::Records::new(bytes).map(|record| record.unwrap().time_ns).collect()
+        };
+        let (before, after) = (times(&before), times(&after));
+        assert_eq!(before.len(), after.len());
+        assert!(after[0] >= now_ns);
+        for (before_ns, after_ns) in before.iter().zip(&after) {
+            assert!((after_ns - after[0]).abs_diff((before_ns - before[0]) / 2) <= 1);
+        }
+    }
+}
