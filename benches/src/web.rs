@@ -244,7 +244,7 @@ pub(crate) fn measure(report: &mut Report, runtime: &Runtime) -> Result<()> {
 
 /// How late many clients hear of what happens, with one among them that takes nothing.
 fn many(report: &mut Report, runtime: &Runtime, storm: &Storm) -> Result<()> {
-    const REQUEST: &str = r#"{"open":1,"topic":"health","every":200}"#;
+    const REQUEST: &str = r#"{"open":4,"topic":"health","every":200}"#;
     let _stalled = runtime.block_on(connect(storm.address, "/ws", &PLAIN))?;
     let delays = Arc::<Mutex<Vec<f64>>>::default();
     let mut clients = Vec::new();
@@ -255,6 +255,9 @@ fn many(report: &mut Report, runtime: &Runtime, storm: &Storm) -> Result<()> {
         clients.push(runtime.spawn(async move {
             while let Some(Ok(Message::Text(text))) = socket.next().await {
                 let arrived = Instant::now();
+                if !text.starts_with("{\"sub\":4,") {
+                    continue;
+                }
                 let Ok(update) = serde_json::from_str::<serde_json::Value>(&text) else { continue };
                 let Some(events) = update["data"]["events"].as_u64() else { continue };
                 let samples = samples.lock().unwrap_or_else(PoisonError::into_inner);

@@ -194,6 +194,8 @@ pub async fn serve(
         }
         hub.observe(&batch);
         batch.clear();
+        // While events wait, this never would; the clients it wakes run on this thread next.
+        tokio::task::yield_now().await;
     }
     server_stop.cancel();
     if let Err(error) = server.await {

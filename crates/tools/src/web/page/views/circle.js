@@ -36,11 +36,14 @@ export function show(app, root) {
   let places = new Map();
   let flying = [];
   let hovered = null;
+  let width = 0;
+  let stale = true;
   let skipped = 0;
   let colours = {};
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
   const learn = () => {
+    stale = true;
     colours = Object.fromEntries(["text", "dim", "line", "panel", "accent", "in", "out", "strong"].map((name) => [name, colour(name)]));
     [...key.children].forEach((item, at) => item.firstChild.style.setProperty("background", typeColour([...TYPES, "block", "other"][at])));
   };
@@ -66,6 +69,7 @@ export function show(app, root) {
   });
 
   function layout() {
+    stale = true;
     places = new Map();
     const [w, hgt] = [canvas.clientWidth, canvas.clientHeight];
     const radius = Math.min(w, hgt) / 2 - 34;
@@ -86,6 +90,7 @@ export function show(app, root) {
 
   canvas.addEventListener("pointermove", (event) => {
     hovered = near(event.offsetX, event.offsetY)?.id ?? null;
+    stale = true;
     canvas.style.cursor = hovered === null ? "default" : "pointer";
     describe();
   });
@@ -102,19 +107,12 @@ export function show(app, root) {
     put(about, rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]));
   }
 
-  let frame = 0;
-  function draw(now) {
-    frame = requestAnimationFrame(draw);
-    const ratio = devicePixelRatio || 1;
-    const [w, hgt] = [canvas.clientWidth, canvas.clientHeight];
-    if (!w) return;
-    if (canvas.width !== Math.round(w * ratio) || canvas.height !== Math.round(hgt * ratio)) {
-      [canvas.width, canvas.height] = [Math.round(w * ratio), Math.round(hgt * ratio)];
-      layout();
-    }
-    const c = canvas.getContext("2d");
+  // What stands still is drawn when it changes, not for every frame.
+  const ground = document.createElement("canvas");
+  function drawGround(w, hgt, ratio) {
+    [ground.width, ground.height] = [canvas.width, canvas.height];
+    const c = ground.getContext("2d");
     c.setTransform(ratio, 0, 0, ratio, 0, 0);
-    c.clearRect(0, 0, w, hgt);
     c.font = "11px system-ui, sans-serif";
     c.textBaseline = "middle";
     for (const { peer, x, y, angle } of places.values()) {
@@ -134,6 +132,37 @@ export function show(app, root) {
         c.fillText(String(peer.id), x + 14 * Math.cos(angle), y + 14 * Math.sin(angle));
       }
     }
+    c.fillStyle = colours.accent;
+    c.beginPath();
+    c.arc(w / 2, hgt / 2, 13, 0, 7);
+    c.fill();
+    c.fillStyle = colours.text;
+    c.textAlign = "center";
+    c.fillText("node", w / 2, hgt / 2 + 24);
+    stale = false;
+  }
+
+  let frame = 0;
+  let last = 0;
+  function draw(now) {
+    frame = requestAnimationFrame(draw);
+    // Thirty pictures a second are enough, and nothing is drawn where nothing moves.
+    if (now - last < 30 || (flying.length === 0 && !stale && canvas.clientWidth === width)) return;
+    last = now;
+    const ratio = devicePixelRatio || 1;
+    const [w, hgt] = [canvas.clientWidth, canvas.clientHeight];
+    if (!w) return;
+    width = w;
+    if (canvas.width !== Math.round(w * ratio) || canvas.height !== Math.round(hgt * ratio)) {
+      [canvas.width, canvas.height] = [Math.round(w * ratio), Math.round(hgt * ratio)];
+      layout();
+    }
+    if (stale) drawGround(w, hgt, ratio);
+    const c = canvas.getContext("2d");
+    c.setTransform(1, 0, 0, 1, 0, 0);
+    c.clearRect(0, 0, canvas.width, canvas.height);
+    c.drawImage(ground, 0, 0);
+    c.setTransform(ratio, 0, 0, ratio, 0, 0);
     flying = flying.filter((message) => now - message.begin < FLIGHT);
     for (const message of flying) {
       const place = places.get(message.peer);
@@ -143,19 +172,10 @@ export function show(app, root) {
       // Who wants nothing to move sees where a message is on its way, not how it gets there.
       if (still) t = 0.5;
       c.fillStyle = message.colour;
-      c.globalAlpha = 0.9;
       c.beginPath();
       c.arc(w / 2 + (place.x - w / 2) * t, hgt / 2 + (place.y - hgt / 2) * t, Math.min(9, 2.2 + Math.log10(1 + message.size)), 0, 7);
       c.fill();
-      c.globalAlpha = 1;
     }
-    c.fillStyle = colours.accent;
-    c.beginPath();
-    c.arc(w / 2, hgt / 2, 13, 0, 7);
-    c.fill();
-    c.fillStyle = colours.text;
-    c.textAlign = "center";
-    c.fillText("node", w / 2, hgt / 2 + 24);
   }
   frame = requestAnimationFrame(draw);
   app.atEnd(() => cancelAnimationFrame(frame));
