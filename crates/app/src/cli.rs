@@ -204,6 +204,7 @@ mod tests {
             "extract ipc -a 1.2.3.4:4222 -i /node.sock --query-interval 10 --prometheus-address 127.0.0.1:8285",
             "logger --messages --connections --mempool --validation --rpc --p2p-extractor --log-extractor -l DEBUG",
             "metrics -m 127.0.0.1:8282 -f /password -u user",
+            "connectivity -a 1.2.3.4:4222 -m 127.0.0.1:18282",
         ] {
             let args = std::iter::once("peer-observer").chain(line.split(' '));
             command().try_get_matches_from(args).unwrap_or_else(|e| panic!("{line}: {e}"));
