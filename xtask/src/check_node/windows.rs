@@ -65,7 +65,12 @@ pub(super) fn check(report: &mut Report, peer_observer: &Path, time: Duration) -
     let mut life = Life { node, coins, mined: Vec::new(), lives: Vec::new() };
     life.start_again(&mut watch)?;
     // Lines of the log that may be missed: those before it was first looked at.
-    wait("the log to be read", || Ok(!of(&watch.since(0, "alice"), Source::Log).is_empty()))?;
+    wait("the log to be read", || {
+        // It is read from its end, so the node has to write something.
+        life.node.rpc("generatetodescriptor", json!([1, ANYONE]))?;
+        std::thread::sleep(ROUND / 4);
+        Ok(!of(&watch.since(0, "alice"), Source::Log).is_empty())
+    })?;
     let before = life.lines()?.len();
 
     let begin = Instant::now();
