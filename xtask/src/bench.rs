@@ -70,6 +70,7 @@ fn introduction() -> String {
          Written by `cargo xtask bench --write` on Linux {}, {count} CPUs ({model}). Times depend on the machine and on what else \
          it does; read a number beside its baseline, which was measured in turns with it. What is measured how stands in \
          `benches/src/`.\n",
-        kernel.trim()
+        // Without what whoever built it put behind the version.
+        kernel.trim().split('-').next().unwrap_or_default()
     )
 }
