@@ -149,6 +149,15 @@ impl Browser {
         }
     }
 
+    /// Clicks what an expression finds, as soon as it finds it.
+    ///
+    /// # Panics
+    /// When it finds nothing for long.
+    pub async fn click(&mut self, expression: &str) {
+        // In one go, because a page may draw itself anew between two questions.
+        self.until(&format!("((found) => found && (found.click(), true))({expression})")).await;
+    }
+
     /// Waits until the main part of the page shows this text.
     pub async fn until_shown(&mut self, text: &str) {
         let text = json!(text).to_string();

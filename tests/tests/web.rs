@@ -260,18 +260,18 @@ async fn what_happens_shows_by_itself_and_views_answer_to_keys_and_clicks() {
 
     // Sorting is kept for the next time.
     browser.go(&stage.url("peers?filter=")).await;
-    let sort = "[...document.querySelectorAll('main th button')].find((b) => b.textContent === 'Out')";
-    browser.until(sort).await;
-    browser.eval(&format!("{sort}.click()")).await;
+    // What is left is still there for a moment.
+    browser.until("document.querySelector('main input[type=search]')?.value === ''").await;
+    browser
+        .click("[...document.querySelectorAll('main th button')].find((b) => b.textContent === 'Out')")
+        .await;
     browser.until("document.querySelector('th[aria-sort]').textContent === 'Out'").await;
     browser.eval("location.reload()").await;
     browser.until("document.querySelector('th[aria-sort]')?.textContent === 'Out'").await;
 
     // From the list to a peer, whose conversation goes on.
     browser
-        .eval(
-            "[...document.querySelectorAll('main a.row')].find((a) => a.textContent === 'peer 900').click()",
-        )
+        .click("[...document.querySelectorAll('main a.row')].find((a) => a.textContent === 'peer 900')")
         .await;
     browser.until_shown("Conversation").await;
     browser.until_shown("nonce 0000000000000001").await;

@@ -13,3 +13,45 @@ pub mod metrics;
 #[cfg(test)]
 mod tour;
 pub mod web;
+
+/// Message types of Bitcoin Core's src/protocol.h (NetMsgType), and two that it no longer knows: what tools count apart, also when
+/// peers make up others.
+pub(crate) const MESSAGE_TYPES: [&str; 37] = [
+    "version",
+    "verack",
+    "addr",
+    "addrv2",
+    "sendaddrv2",
+    "inv",
+    "getdata",
+    "merkleblock",
+    "getblocks",
+    "getheaders",
+    "tx",
+    "headers",
+    "block",
+    "getaddr",
+    "mempool",
+    "ping",
+    "pong",
+    "notfound",
+    "filterload",
+    "filteradd",
+    "filterclear",
+    "sendheaders",
+    "feefilter",
+    "sendcmpct",
+    "cmpctblock",
+    "getblocktxn",
+    "blocktxn",
+    "getcfilters",
+    "cfilter",
+    "getcfheaders",
+    "cfheaders",
+    "getcfcheckpt",
+    "cfcheckpt",
+    "wtxidrelay",
+    "sendtxrcncl",
+    "reject",
+    "alert",
+];

@@ -12,6 +12,7 @@ use peer_observer_exporter::registry::{
 
 use super::addresses::{Addresses, Sender, ip_of, write_subnet};
 use super::lists::is_linking_lion;
+use crate::MESSAGE_TYPES;
 
 /// Which way a message went, as the node sees it.
 pub(crate) const DIRECTION: Label = Label { name: "direction", values: &["inbound", "outbound"] };
@@ -48,49 +49,8 @@ const REJECT_REASON: Label = Label {
     ],
 };
 
-/// Messages that always have a series of their own: NetMsgType of Bitcoin Core's src/protocol.h, two that it no longer knows,
-/// and two names as the public extractor cuts them.
-const KNOWN_MESSAGES: [&str; 39] = [
-    "version",
-    "verack",
-    "addr",
-    "addrv2",
-    "sendaddrv2",
-    "inv",
-    "getdata",
-    "merkleblock",
-    "getblocks",
-    "getheaders",
-    "tx",
-    "headers",
-    "block",
-    "getaddr",
-    "mempool",
-    "ping",
-    "pong",
-    "notfound",
-    "filterload",
-    "filteradd",
-    "filterclear",
-    "sendheaders",
-    "feefilter",
-    "sendcmpct",
-    "cmpctblock",
-    "getblocktxn",
-    "blocktxn",
-    "getcfilters",
-    "cfilter",
-    "getcfheaders",
-    "cfheaders",
-    "getcfcheckpt",
-    "cfcheckpt",
-    "wtxidrelay",
-    "sendtxrcncl",
-    "reject",
-    "alert",
-    "getcfheader",
-    "getcfcheckp",
-];
+/// Names of messages as the public extractor cuts them; they have series of their own, as those of MESSAGE_TYPES.
+const CUT_BY_THE_PUBLIC_EXTRACTOR: [&str; 2] = ["getcfheader", "getcfcheckp"];
 
 /// Stands for all user agents of LinkingLion, which makes them up.
 const LINKING_LION_AGENT: &str = "LinkingLion";
@@ -143,13 +103,14 @@ pub(crate) struct NetMsg {
 impl NetMsg {
     /// Registers the metrics.
     pub(crate) fn new(r: &mut Registry) -> Self {
-        let messages = r.table(&KNOWN_MESSAGES);
-        let linking_lion_messages = r.table(&KNOWN_MESSAGES);
+        let known_messages = [&MESSAGE_TYPES[..], &CUT_BY_THE_PUBLIC_EXTRACTOR].concat();
+        let messages = r.table(&known_messages);
+        let linking_lion_messages = r.table(&known_messages);
         let empty_addrv2_peers = r.table(&[]);
         let oldping_subnets = r.table(&[]);
         let user_agents = r.table(&[LINKING_LION_AGENT]);
         let feerates = r.table(&[]);
-        let rejects = r.table(&KNOWN_MESSAGES);
+        let rejects = r.table(&known_messages);
         NetMsg {
             count: r.column(
                 messages,

@@ -8,47 +8,18 @@ use peer_observer_events::proto::ebpf_extractor::message::MessageEvent;
 use peer_observer_events::proto::ebpf_extractor::message::message_event::Msg;
 use peer_observer_exporter::labels::bounded;
 
-/// Message types of Bitcoin Core's src/protocol.h (NetMsgType), two that it no longer knows, and `other` for what anybody makes up.
-pub(crate) const COMMANDS: [&str; 38] = [
-    "version",
-    "verack",
-    "addr",
-    "addrv2",
-    "sendaddrv2",
-    "inv",
-    "getdata",
-    "merkleblock",
-    "getblocks",
-    "getheaders",
-    "tx",
-    "headers",
-    "block",
-    "getaddr",
-    "mempool",
-    "ping",
-    "pong",
-    "notfound",
-    "filterload",
-    "filteradd",
-    "filterclear",
-    "sendheaders",
-    "feefilter",
-    "sendcmpct",
-    "cmpctblock",
-    "getblocktxn",
-    "blocktxn",
-    "getcfilters",
-    "cfilter",
-    "getcfheaders",
-    "cfheaders",
-    "getcfcheckpt",
-    "cfcheckpt",
-    "wtxidrelay",
-    "sendtxrcncl",
-    "reject",
-    "alert",
-    "other",
-];
+use crate::MESSAGE_TYPES;
+
+/// [`MESSAGE_TYPES`], and `other` for what anybody makes up.
+pub(crate) const COMMANDS: [&str; MESSAGE_TYPES.len() + 1] = {
+    let mut commands = ["other"; MESSAGE_TYPES.len() + 1];
+    let mut i = 0;
+    while i < MESSAGE_TYPES.len() {
+        commands[i] = MESSAGE_TYPES[i];
+        i += 1;
+    }
+    commands
+};
 
 /// Index of `other`.
 pub(crate) const OTHER: usize = COMMANDS.len() - 1;
