@@ -125,7 +125,8 @@ fn what_is_switched_off_is_not_looked_into() {
     let line = program.wait_for_line(|line| line.contains("looking into"), LONG).unwrap();
     assert!(line.contains("rpc=\"not asked for\"") && line.contains("p2p=\"not asked for\""), "{line}");
     assert!(program::terminate(program));
-    assert_eq!(node.rpc.calls("uptime"), 0);
+    // A doctor of another test may have tried its login, which is all that it asks.
+    assert_eq!(node.rpc.calls("getpeerinfo"), 0);
 }
 
 #[test]
