@@ -18,7 +18,7 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 coverage="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4"
 coverage="$coverage -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table"
 coverage="$coverage -Cllvm-args=-sanitizer-coverage-trace-compares"
-RUSTFLAGS="$coverage --cfg fuzzing -Ccodegen-units=1" cargo build --quiet --bins --target "$host"
+RUSTFLAGS="$coverage --cfg fuzzing -Ccodegen-units=1" cargo build --locked --quiet --bins --target "$host"
 programs=${CARGO_TARGET_DIR:-target}/$host/debug
 
 # The resident set is limited by libFuzzer, but memory that is only reserved is not in it.
