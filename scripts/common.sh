@@ -39,6 +39,18 @@ install_missing() {
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# need_space GIB: a build that fills the disk fails in ways that do not say so.
+need_space() {
+    local folder=$CARGO_TARGET_DIR free built=0
+    # What an earlier build left there is written over.
+    [ ! -d "$folder" ] || built=$(du -sk "$folder" | cut -f1)
+    while [ ! -d "$folder" ]; do folder=$(dirname "$folder"); done
+    free=$(($(df -Pk "$folder" | awk 'END { print $4 }') + built))
+    [ "$free" -ge $(($1 * 1024 * 1024)) ] ||
+        fail "needs about $1 GiB of disk for what it builds, and $folder has $((free / 1024 / 1024)) GiB:" \
+            "make room, or set CARGO_TARGET_DIR to a folder on another disk"
+}
+
 need_rust() {
     local found
     found=$(rustc --version 2>/dev/null | cut -d' ' -f2) || true
