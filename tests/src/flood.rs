@@ -17,7 +17,8 @@ use peer_observer_events::proto::rpc_extractor::{
     Addrman, AddrmanBucket, AddrmanEntry, PeerInfo, PeerInfos, Rpc,
 };
 use peer_observer_events::{Event, PeerObserverEvent, Subject};
-use peer_observer_tools::metrics::{Config, FileError, Metrics};
+use peer_observer_tools::known;
+use peer_observer_tools::metrics::{Config, Metrics};
 
 /// More values of each kind than have series of their own.
 const VALUES: u64 = 700;
@@ -32,7 +33,7 @@ const CONNECTION_TYPES: i32 = 8;
 ///
 /// # Errors
 /// None with the settings that are used here.
-pub fn full_metrics() -> Result<Metrics, FileError> {
+pub fn full_metrics() -> Result<Metrics, known::Error> {
     let mut metrics = Metrics::new(&Config::default())?;
     for i in 0..VALUES {
         let ip = format!("10.0.{}.{}:8333", i >> 8, i & 255);

@@ -7,13 +7,16 @@ use std::time::Duration;
 use peer_observer_bus::{Bus, Limits, Publisher, now_ns};
 use peer_observer_events::PeerObserverEvent;
 use peer_observer_events::proto::observer::Source;
-use peer_observer_extractors::convert;
+use peer_observer_extractors::{convert, log, rpc};
 use peer_observer_node::recording::{self, Records};
 use peer_observer_testkit::data_dir;
+use peer_observer_testkit::fake_rpc::{Behaviour, FakeRpc};
+use peer_observer_testkit::log_writer::recorded_log;
 use peer_observer_tools::web;
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Recordings take less, bytes.
 const MAX_RECORDING: usize = 64 << 20;
@@ -27,7 +30,21 @@ pub struct Stage {
     recording: Vec<u8>,
     stop: CancellationToken,
     server: JoinHandle<Result<(), web::Error>>,
-    _bus: Bus,
+    bus: Bus,
+    folder: TempDir,
+    /// Ends the extractors, also when a test fails.
+    _end: DropGuard,
+    /// Answers as the recorded node did.
+    node: Option<FakeRpc>,
+}
+
+/// Settings of the server: files of the user's, too.
+fn config(folder: &TempDir) -> web::Config {
+    let list = folder.path().join("list");
+    // Networks of peers of the recording.
+    std::fs::write(&list, "28.146.0.0/16\n37.25.125.8\n60.111.0.0/16\n").expect("a list");
+    let list = format!("watched={}", list.display()).parse().expect("a list");
+    web::Config { ip_lists: vec![list], ..web::Config::default() }
 }
 
 impl Stage {
@@ -37,7 +54,8 @@ impl Stage {
     /// When it cannot be started.
     pub async fn start(address: Option<SocketAddr>) -> Self {
         let bus = Bus::in_process();
-        let config = web::Config::default();
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = config(&folder);
         let subscriber = bus.subscriber("web", &web::subjects(&config), Limits::default());
         let address = address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
         let listener = TcpListener::bind(address).await.expect("an address to listen at");
@@ -49,7 +67,51 @@ impl Stage {
         });
         let path = data_dir().join("regtest-busy/tracepoints.bin.zst");
         let recording = recording::read_file(&path, MAX_RECORDING).expect("the recording");
-        Stage { address, publisher: bus.publisher(Source::Ebpf, "ebpf"), recording, stop, server, _bus: bus }
+        let publisher = bus.publisher(Source::Ebpf, "ebpf");
+        let end = stop.clone().drop_guard();
+        Stage { address, publisher, recording, stop, server, bus, folder, _end: end, node: None }
+    }
+
+    /// Lets the extractors for these read the recorded node's debug.log, and ask for its address manager.
+    ///
+    /// # Panics
+    /// When what was recorded cannot be read.
+    pub fn open_windows(&mut self) {
+        // A file would be followed from its end only.
+        let pipe = self.folder.path().join("debug.log");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
+        assert!(made.success(), "{made}");
+        let log = recorded_log("regtest-busy/debug.log.zst").expect("the log");
+        // Waits for the reader.
+        std::thread::spawn({
+            let pipe = pipe.clone();
+            move || std::fs::write(pipe, log)
+        });
+        let log = log::Config {
+            bitcoind_pipe: Some(pipe),
+            log_node: NODE.into(),
+            ..log::Config::default()
+        };
+        tokio::spawn(log::run(log, self.bus.publisher(Source::Log, "log"), self.stop.clone()));
+
+        let node = FakeRpc::start("user:password").expect("a node to ask");
+        node.play(&data_dir().join("rpc-samples")).expect("its answers");
+        let addresses = data_dir().join("regtest-busy/getrawaddrman.json");
+        let answer = std::fs::read_to_string(addresses).expect("its addresses");
+        node.behave("getrawaddrman", Behaviour::Answer(answer));
+        let rpc = rpc::Config {
+            rpc_host: node.addr().to_string(),
+            rpc_user: Some("user".into()),
+            rpc_password: Some("password".into()),
+            rpc_node: NODE.into(),
+            prometheus_address: "127.0.0.1:0".into(),
+            // Their peers and chain are those of another run.
+            disable_getpeerinfo: true,
+            disable_getblockchaininfo: true,
+            ..rpc::Config::default()
+        };
+        tokio::spawn(rpc::run(rpc, self.bus.publisher(Source::Rpc, "rpc"), self.stop.clone()));
+        self.node = Some(node);
     }
 
     /// Where a view is.

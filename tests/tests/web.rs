@@ -3,7 +3,6 @@
 //! `WEB_PICTURES=docs/web` keeps the pictures of all views that are taken here.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -25,23 +24,19 @@ use peer_observer_events::proto::ebpf_extractor::validation::{BlockConnected, Va
 use peer_observer_events::proto::log_extractor::log::LogEvent;
 use peer_observer_events::proto::log_extractor::{Log, LogDebugCategory, UnknownLogMessage};
 use peer_observer_events::proto::observer::{Books, Loss, TracepointBook};
-use peer_observer_events::proto::rpc_extractor::rpc::RpcEvent;
-use peer_observer_events::proto::rpc_extractor::{
-    AddrManInfo, AddrManInfoNetwork, Addrman, AddrmanBucket, AddrmanEntry, Rpc,
-};
 use peer_observer_testkit::{need, require};
 
 /// Views, and words that each shows only when it has something to show.
 const VIEWS: [(&str, &[&str]); 11] = [
     ("overview", &["Messages in", "connected", "inbound", "ipv4"]),
-    ("peers", &["/Satoshi:30.0.0/", "outbound-full-relay", "evicted"]),
+    ("peers", &["/Satoshi:30.0.0/", "outbound-full-relay", "evicted", "watched"]),
     ("circle", &["Busiest peers", "peer 0"]),
     ("transactions", &["in the mempool", "only takes"]),
     ("addresses", &["By age when received"]),
     ("blocks", &["first from", "transactions were missing"]),
     ("pings", &["Node took", "µs"]),
-    ("addrman", &["10.1.0.0/16", "onion", "AS64500"]),
-    ("log", &["received: inv (37 bytes) peer=3", "[net]"]),
+    ("addrman", &["102.18.0.0/16", "40.152.0.0/16", "27 new"]),
+    ("log", &["Shutdown done", "[validation]"]),
     ("pipeline", &["net:inbound_message", "ring buffer"]),
     ("peer?id=0", &["Conversation", "verack", "/Satoshi:29.0.0/"]),
 ];
@@ -58,10 +53,6 @@ fn log(text: &str) -> PeerObserverEvent {
     })
 }
 
-fn rpc(event: RpcEvent) -> PeerObserverEvent {
-    PeerObserverEvent::RpcExtractor(Rpc { rpc_event: Some(event) })
-}
-
 fn message(peer_id: u64, command: &str, msg: Msg) -> PeerObserverEvent {
     let meta = Metadata {
         peer_id,
@@ -73,25 +64,6 @@ fn message(peer_id: u64, command: &str, msg: Msg) -> PeerObserverEvent {
     };
     let event = MessageEvent { meta, decode_error: None, captured: None, msg: Some(msg) };
     PeerObserverEvent::EbpfExtractor(Ebpf { ebpf_event: Some(EbpfEvent::Message(event)) })
-}
-
-fn addrman() -> Addrman {
-    let entries = (0..40_u32).map(|i| {
-        let entry = AddrmanEntry {
-            address: format!("10.{}.0.{i}", i % 8),
-            port: 8333,
-            network: "ipv4".into(),
-            services: 1033,
-            time: 1,
-            source: format!("10.{}.0.1", i % 3),
-            source_network: "ipv4".into(),
-            mapped_as: Some(64_500 + i % 5),
-            source_mapped_as: None,
-        };
-        (i, entry)
-    });
-    let bucket = AddrmanBucket { entries: entries.collect() };
-    Addrman { new: BTreeMap::from([(0, bucket.clone())]), tried: BTreeMap::from([(0, bucket)]) }
 }
 
 /// Tells of blocks that come from peers: headers, a compact block with something missing, the chain.
@@ -110,7 +82,7 @@ fn tell_blocks(stage: &mut Stage) {
         let answer = BlockTxn { block_hash: hash.clone(), transactions: Vec::new() };
         let connected = BlockConnected {
             hash,
-            height: 900 + i32::from(i),
+            height: 134 + i32::from(i),
             transactions: 1_801 + i64::from(i),
             inputs: 4_200,
             sigops: 9_000,
@@ -152,15 +124,7 @@ fn tell_all(stage: &mut Stage) {
     // Near its end, peers leave.
     stage.play(0.8);
     tell_blocks(stage);
-    let networks = [("ipv4", 18_000, 2_100), ("onion", 9_000, 800), ("i2p", 1_200, 90), ("ipv6", 4_000, 310)];
-    let networks = networks
-        .map(|(name, new, tried)| (name.to_owned(), AddrManInfoNetwork { new, tried, total: new + tried }));
-    stage.tell(rpc(RpcEvent::AddrmanInfo(AddrManInfo { networks: networks.into_iter().collect() })));
-    stage.tell(rpc(RpcEvent::Addrman(addrman())));
-    for i in 0..200 {
-        stage.tell(log(&format!("received: inv ({} bytes) peer={}", 37 + 36 * (i % 7), i % 9 + 3)));
-    }
-    stage.tell(log("received: inv (37 bytes) peer=3"));
+    stage.open_windows();
     let tracepoints = ["net:inbound_message", "net:outbound_message"].map(|name| TracepointBook {
         tracepoint: name.into(),
         hits: 12_345,

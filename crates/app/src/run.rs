@@ -97,6 +97,14 @@ impl Config {
             p2p.p2p_address = self.p2p_address;
         }
         logger.json |= self.json;
+        // Who told one of the two what is known of addresses wants to see it in both.
+        if web.ip_lists.is_empty() {
+            web.ip_lists.clone_from(&metrics.ip_lists);
+        }
+        if web.asmap_file.is_none() {
+            web.asmap_file.clone_from(&metrics.asmap_file);
+            web.as_names_file.clone_from(&metrics.as_names_file);
+        }
     }
 }
 

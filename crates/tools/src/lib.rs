@@ -3,11 +3,13 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`connectivity`] | dials gossiped addresses, if allowed to, and says how many are real |
+//! | [`known`] | none itself: reads lists of addresses and maps of autonomous systems |
 //! | [`logger`] | prints events, a line each |
 //! | [`metrics`] | counts events for Prometheus |
 //! | [`web`] | shows them on a live page |
 
 pub mod connectivity;
+pub mod known;
 pub mod logger;
 pub mod metrics;
 #[cfg(test)]

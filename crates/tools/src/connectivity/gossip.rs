@@ -8,9 +8,9 @@ use peer_observer_events::proto::bitcoin_primitives::Address;
 use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
 use peer_observer_events::proto::ebpf_extractor::message::message_event::Msg;
 
+use crate::known::Known;
+use crate::known::lists::TOR_EXIT;
 use crate::metrics::addresses::{ip_of, network_index};
-use crate::metrics::known::Known;
-use crate::metrics::lists::TOR_EXIT;
 
 /// Addresses in one message from which on it is no gossip: Bitcoin Core answers getaddr with up to that many (net_processing.cpp,
 /// `MAX_ADDR_TO_SEND`), and relays fewer.

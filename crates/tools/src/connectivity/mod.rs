@@ -41,8 +41,8 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::known::{self, Known};
-use crate::metrics::lists::{ListFile, TOR_EXIT};
+use crate::known::lists::TOR_EXIT;
+use crate::known::{self, Files, Known, ListFile, Watch};
 use gossip::{Gossip, Heard};
 use metrics::Metrics;
 use output::Output;
@@ -193,7 +193,7 @@ async fn run_at(
 ) -> Result<(), Error> {
     tracing::warn!("dialing addresses of the network: going to {}", config.intention());
     let lists = exits(config.tor_exit_list.as_deref());
-    let mut watch = known::Watch::new(&lists);
+    let mut watch = Watch::new(lists.clone());
     let mut check = Check {
         plan: Plan::new(&config),
         known: Known::read(&lists)?,
@@ -266,10 +266,10 @@ async fn run_at(
     Ok(finished?)
 }
 
-/// The file of exits, in the form in which the metrics tool takes its lists.
-fn exits(file: Option<&Path>) -> crate::metrics::Config {
+/// The file of exits.
+fn exits(file: Option<&Path>) -> Files {
     let list = file.map(|path| ListFile { name: TOR_EXIT.into(), path: path.into() });
-    crate::metrics::Config { ip_lists: list.into_iter().collect(), ..Default::default() }
+    Files { lists: list.into_iter().collect(), ..Files::default() }
 }
 
 /// What is known and under way.

@@ -12,14 +12,11 @@
 //! | rpc/ | metrics of answers of RPC methods |
 //! | log.rs | metrics of lines of debug.log |
 //! | p2p.rs | metrics of our own P2P connection to a node, and of its IPC interface |
-//! | known.rs, lists.rs, systems.rs | what the user's files tell of addresses: lists, AS |
 //! | books.rs | from the eBPF extractor's books to counters |
 //! | pipeline.rs | metrics of peer-observer itself: latency, losses, queues |
 
 pub(crate) mod addresses;
 mod books;
-pub(crate) mod known;
-pub(crate) mod lists;
 mod live;
 mod log;
 mod mempool;
@@ -29,7 +26,6 @@ mod node;
 mod p2p;
 mod pipeline;
 mod rpc;
-mod systems;
 #[cfg(test)]
 mod tests;
 mod validation;
@@ -50,14 +46,10 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use known::Error as FileError;
-pub use lists::{Error as ListError, ListFile};
-pub use systems::Error as SystemsError;
+use crate::known::{self, Files, Known, ListFile, Watch};
 
 /// Events that are counted before a scrape can get in between.
 const BATCH: usize = 1024;
-/// How often the user's files are looked at.
-const LOOK_AT_FILES: Duration = Duration::from_secs(60);
 /// How often it is looked for what is stale.
 const TICK: Duration = Duration::from_secs(3600);
 /// Nodes that have metrics of their own with `--node-label`; more are counted together as `other`.
@@ -113,6 +105,17 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// The files that tell of addresses.
+    fn files(&self) -> Files {
+        Files {
+            lists: self.ip_lists.clone(),
+            systems: self.asmap_file.clone(),
+            names: self.as_names_file.clone(),
+        }
+    }
+}
+
 /// Why the metrics tool cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -128,7 +131,7 @@ pub enum Error {
     },
     /// A file of the user's cannot be used.
     #[error(transparent)]
-    File(#[from] FileError),
+    File(#[from] known::Error),
 }
 
 /// The subjects that the tool wants.
@@ -146,16 +149,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
             "stop what uses that port, or choose another with --metrics-address",
         ),
     };
-    let lists = config.ip_lists.iter().map(|file| match lists::Lists::read(std::slice::from_ref(file)) {
-        Ok(_) => Finding::good(format!("address list {file} can be read")),
-        Err(error) => Finding::bad(error.to_string(), "correct the file, or leave out its --ip-list"),
-    });
-    let names = config.as_names_file.as_deref();
-    let systems = config.asmap_file.as_deref().map(|map| match systems::Systems::read(map, names) {
-        Ok(_) => Finding::good(format!("the map of AS {} can be read", map.display())),
-        Err(error) => Finding::bad(error.to_string(), "correct the file, or leave out --asmap-file"),
-    });
-    std::iter::once(listen).chain(lists).chain(systems).collect()
+    std::iter::once(listen).chain(config.files().check()).collect()
 }
 
 /// Counts events and serves the counts until `stop`, or until the bus ends.
@@ -175,7 +169,7 @@ async fn run_at(
     mut subscriber: Subscriber,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let watch = known::Watch::new(config);
+    let watch = Watch::new(config.files());
     let metrics = Arc::new(Mutex::new(Metrics::new(config)?));
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "serving metrics");
@@ -189,7 +183,9 @@ async fn run_at(
     // The server ends with the events, too.
     let server_stop = stop.child_token();
     let server = tokio::spawn(server::serve(listener, site, server_stop.clone()));
-    tokio::spawn(renew_known(watch, metrics.clone(), LOOK_AT_FILES, server_stop.clone()));
+    let counting = metrics.clone();
+    let take = move |known| locked(&counting).known = known;
+    tokio::spawn(watch.follow(known::LOOK, server_stop.clone(), take));
     tokio::spawn(expire(metrics.clone(), config.stale_after, server_stop.clone()));
     let mut batch = Vec::with_capacity(BATCH);
     loop {
@@ -237,32 +233,6 @@ impl server::Site for Site {
     }
 }
 
-/// Reads the user's files again when they change. One that cannot be read leaves all as it was.
-async fn renew_known(
-    mut watch: known::Watch,
-    metrics: Arc<Mutex<Metrics>>,
-    every: Duration,
-    stop: CancellationToken,
-) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(every) => {}
-        }
-        let look = tokio::task::spawn_blocking(move || (watch.read_if_changed(), watch));
-        let Ok((known, same_watch)) = look.await else { return };
-        watch = same_watch;
-        match known {
-            Ok(None) => {}
-            Ok(Some(known)) => {
-                locked(&metrics).known = known;
-                tracing::info!("address lists and maps read again");
-            }
-            Err(error) => tracing::warn!(%error, "address lists and maps stay as they were"),
-        }
-    }
-}
-
 /// Lets go what is stale, until `stop`.
 async fn expire(metrics: Arc<Mutex<Metrics>>, hours: u32, stop: CancellationToken) {
     loop {
@@ -284,7 +254,7 @@ pub struct Metrics {
     /// What is not of a node.
     registry: registry::Registry,
     pipeline: pipeline::Pipeline,
-    known: known::Known,
+    known: Known,
     nodes: Nodes,
 }
 
@@ -349,8 +319,8 @@ impl Metrics {
     ///
     /// # Errors
     /// When a file of the user's cannot be read.
-    pub fn new(config: &Config) -> Result<Self, FileError> {
-        let known = known::Known::read(config)?;
+    pub fn new(config: &Config) -> Result<Self, known::Error> {
+        let known = Known::read(&config.files())?;
         let mut registry = registry::Registry::new(config.max_label_values);
         let start = registry.gauge(
             "peerobserver_runtime_start_timestamp",

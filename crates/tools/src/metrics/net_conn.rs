@@ -10,9 +10,9 @@ use peer_observer_exporter::labels::{OTHER, SEPARATOR, bounded};
 use peer_observer_exporter::registry::{Column, Counter, CounterVec, Gauge, Label, Registry, TableId};
 
 use super::addresses::ip_of;
-use super::known::Known;
-use super::lists::{GMAX, MONERO, TOR_EXIT, is_linking_lion};
 use super::live::Live;
+use crate::known::Known;
+use crate::known::lists::{GMAX, MONERO, TOR_EXIT, is_linking_lion};
 
 /// Bitcoin Core's enum Network (src/netaddress.h) as integers; what it may grow is `other`.
 const NETWORK: Label = Label { name: "network", values: &["0", "1", "2", "3", "4", "5", "6", OTHER] };

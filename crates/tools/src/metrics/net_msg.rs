@@ -11,8 +11,8 @@ use peer_observer_exporter::registry::{
 };
 
 use super::addresses::{Addresses, Sender, ip_of, write_subnet};
-use super::lists::is_linking_lion;
 use crate::MESSAGE_TYPES;
+use crate::known::lists::is_linking_lion;
 
 /// Which way a message went, as the node sees it.
 pub(crate) const DIRECTION: Label = Label { name: "direction", values: &["inbound", "outbound"] };

@@ -6,7 +6,6 @@ use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
 use peer_observer_events::proto::rpc_extractor::rpc::RpcEvent;
 use peer_observer_exporter::registry::Registry;
 
-use super::known::Known;
 use super::log::LogLines;
 use super::mempool::Mempool;
 use super::net_conn::NetConn;
@@ -14,6 +13,7 @@ use super::net_msg::NetMsg;
 use super::p2p::Relayed;
 use super::rpc::Rpc;
 use super::validation::Validation;
+use crate::known::Known;
 
 /// The metrics of a node.
 #[derive(Debug)]

@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::feed::Feed;
 use super::model::{Model, Now};
 use super::views::{Context, Own, Query, Refused, Show, Topic};
+use crate::known::Known;
 
 /// The finest step in which clients hear of changes.
 pub(crate) const TICK: Duration = Duration::from_millis(200);
@@ -88,6 +89,11 @@ impl Hub {
         self.feed.observe(deliveries);
     }
 
+    /// From now on this is known of addresses.
+    pub(crate) fn renew(&self, known: Known) {
+        locked(&self.model).known = known;
+    }
+
     /// A place for a websocket client; nothing when all are taken.
     pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
         self.slots.clone().try_acquire_owned().ok()
@@ -96,6 +102,11 @@ impl Hub {
     /// The number of the tick that it is now.
     pub(crate) fn tick(&self) -> u64 {
         (self.started.elapsed().as_millis() / TICK.as_millis()) as u64
+    }
+
+    /// When the next tick begins.
+    pub(crate) fn next_tick(&self) -> Instant {
+        self.started + Duration::from_nanos((self.tick() + 1) * TICK.as_nanos() as u64)
     }
 
     /// A view, as JSON.
@@ -150,7 +161,7 @@ mod tests {
     use crate::web::views::topic;
 
     fn hub() -> Arc<Hub> {
-        Hub::new(Model::new("node"), Show::Everything, 4, Arc::default(), || (0, 0))
+        Hub::new(Model::new("node", Known::default()), Show::Everything, 4, Arc::default(), || (0, 0))
     }
 
     #[test]

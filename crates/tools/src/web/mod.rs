@@ -45,6 +45,8 @@ use hub::Hub;
 use model::Model;
 use views::Show;
 
+use crate::known::{self, Files, Known, ListFile, Watch};
+
 /// Events that are taken before a client can get in between.
 const BATCH: usize = 1024;
 
@@ -82,6 +84,16 @@ pub struct Config {
     /// Websocket clients at once.
     #[arg(long, value_name = "NUMBER", default_value_t = 256)]
     pub web_max_clients: usize,
+    /// File with an address or subnet a line for a list that is shown with the peers that are on it; read again when it changes.
+    /// Can be repeated.
+    #[arg(long = "ip-list", value_name = "NAME=FILE")]
+    pub ip_lists: Vec<ListFile>,
+    /// Map of autonomous systems, as Bitcoin Core's -asmap takes it, for peers of which the node does not tell theirs
+    #[arg(long, value_name = "FILE")]
+    pub asmap_file: Option<PathBuf>,
+    /// File with the names of autonomous systems, a number and a name a line
+    #[arg(long, value_name = "FILE", requires = "asmap_file")]
+    pub as_names_file: Option<PathBuf>,
     /// Name for the node of events that do not say which it is, as those of public extractors.
     #[arg(long, value_name = "NAME", default_value = "node")]
     pub node: String,
@@ -98,7 +110,21 @@ impl Default for Config {
             web_origin: Vec::new(),
             web_limited: false,
             web_max_clients: 256,
+            ip_lists: Vec::new(),
+            asmap_file: None,
+            as_names_file: None,
             node: "node".into(),
+        }
+    }
+}
+
+impl Config {
+    /// The files that tell of addresses.
+    fn files(&self) -> Files {
+        Files {
+            lists: self.ip_lists.clone(),
+            systems: self.asmap_file.clone(),
+            names: self.as_names_file.clone(),
         }
     }
 }
@@ -119,6 +145,9 @@ pub enum Error {
     /// It would not be guarded well.
     #[error(transparent)]
     Guard(#[from] GuardError),
+    /// A file of the user's cannot be used.
+    #[error(transparent)]
+    File(#[from] known::Error),
 }
 
 /// The subjects that the tool wants.
@@ -143,13 +172,13 @@ pub fn check(config: &Config) -> Vec<Finding> {
             "stop what uses that port, or choose another with --web-address",
         ),
     };
-    vec![listen]
+    std::iter::once(listen).chain(config.files().check()).collect()
 }
 
 /// Serves the page until `stop`, or until the bus ends.
 ///
 /// # Errors
-/// When the address cannot be listened on, or everybody could come in.
+/// When the address cannot be listened on, everybody could come in, or a file cannot be read.
 pub async fn run(config: Config, subscriber: Subscriber, stop: CancellationToken) -> Result<(), Error> {
     let address = &config.web_address;
     let failed = |source| Error::Listen { address: address.clone(), source };
@@ -165,7 +194,7 @@ pub async fn run(config: Config, subscriber: Subscriber, stop: CancellationToken
 /// Serves the page on a socket that listens already, until `stop`, or until the bus ends.
 ///
 /// # Errors
-/// When everybody could come in.
+/// When everybody could come in, or a file cannot be read.
 pub async fn serve(
     listener: TcpListener,
     config: &Config,
@@ -173,16 +202,20 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let guard = Guard::new(config)?;
+    let watch = Watch::new(config.files());
+    let known = Known::read(&config.files())?;
     if let Ok(address) = listener.local_addr() {
         guard.check_address(address)?;
         tracing::info!("the live page is at http://{}/", shown(address));
     }
     let show = if config.web_limited { Show::NoAddresses } else { Show::Everything };
     let (stats, depth) = (subscriber.stats(), subscriber.depth());
-    let hub = Hub::new(Model::new(&config.node), show, config.web_max_clients, stats, depth);
+    let hub = Hub::new(Model::new(&config.node, known), show, config.web_max_clients, stats, depth);
     // The server ends with the events, too.
     let server_stop = stop.child_token();
     let server = tokio::spawn(server::serve(listener, guard, hub.clone(), server_stop.clone()));
+    let counting = hub.clone();
+    tokio::spawn(watch.follow(known::LOOK, server_stop.clone(), move |known| counting.renew(known)));
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         let received = tokio::select! {

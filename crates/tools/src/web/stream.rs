@@ -97,7 +97,8 @@ impl Client {
         self.send(Message::Text(hello.to_string().into())).await?;
         let mut patience = Patience::new();
         let mut ask = tokio::time::interval_at(tokio::time::Instant::now() + ASK, ASK);
-        let mut ticks = tokio::time::interval(TICK);
+        // Together with the others: what is rendered for the first of them is new for all.
+        let mut ticks = tokio::time::interval_at(self.hub.next_tick().into(), TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             tokio::select! {

@@ -17,7 +17,7 @@ use peer_observer_events::proto::rpc_extractor::Rpc as Answer;
 use peer_observer_events::proto::rpc_extractor::rpc::RpcEvent;
 use peer_observer_exporter::registry::Registry;
 
-use super::known::Known;
+use crate::known::Known;
 
 /// Takes over what RPC methods answer.
 #[derive(Debug)]

@@ -8,9 +8,9 @@ use peer_observer_exporter::labels::joined;
 use peer_observer_exporter::registry::{FloatGauge, Gauge, Registry, Snapshot};
 
 use super::super::addresses::ip_of;
-use super::super::known::Known;
-use super::super::lists::{BITPROJECTS, GMAX, MONERO, TOR_EXIT, is_linking_lion, was_linking_lion};
 use super::{count, whole};
+use crate::known::Known;
+use crate::known::lists::{BITPROJECTS, GMAX, MONERO, TOR_EXIT, is_linking_lion, was_linking_lion};
 
 /// Fee filter below which a peer wants transactions of less than 1 sat/vB, BTC/kvB.
 const ONE_SAT_PER_VB: f64 = 0.000_01;

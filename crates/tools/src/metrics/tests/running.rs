@@ -64,10 +64,12 @@ async fn a_list_that_changes_counts_from_then_on() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let list = format!("gmax={}", file.path().display()).parse().unwrap();
     let config = Config { ip_lists: vec![list], ..Config::default() };
-    let watch = known::Watch::new(&config);
+    let watch = Watch::new(config.files());
     let metrics = Arc::new(Mutex::new(Metrics::new(&config).unwrap()));
     let stop = CancellationToken::new();
-    let renewal = tokio::spawn(renew_known(watch, metrics.clone(), Duration::from_millis(5), stop.clone()));
+    let counting = metrics.clone();
+    let take = move |known| locked(&counting).known = known;
+    let renewal = tokio::spawn(watch.follow(Duration::from_millis(5), stop.clone(), take));
     std::fs::write(file.path(), "192.0.2.1\n").unwrap();
     file.as_file().set_modified(std::time::UNIX_EPOCH).unwrap();
 

@@ -8,6 +8,7 @@ use peer_observer_events::proto::rpc_extractor::{Addrman, AddrmanEntry};
 use peer_observer_exporter::labels::{Table, bounded};
 
 use super::message::{NETWORKS, address_text, host_of, netgroup, network_of};
+use crate::known::Known;
 
 /// Groups of networks that are counted apart.
 const MAX_GROUPS: usize = 500;
@@ -151,6 +152,7 @@ impl AddrmanSums {
     pub(crate) fn add(
         &mut self,
         part: &Addrman,
+        known: &Known,
         snapshot: Option<u64>,
         parts: u32,
         time_ns: u64,
@@ -161,7 +163,7 @@ impl AddrmanSums {
         self.seen += 1;
         for (table, buckets) in [&part.new, &part.tried].into_iter().enumerate() {
             for entry in buckets.values().flat_map(|bucket| bucket.entries.values()) {
-                self.entry(table, entry);
+                self.entry(table, entry, known);
             }
         }
         let pairs = |counts: &HashMap<String, [u64; 2]>| {
@@ -180,7 +182,7 @@ impl AddrmanSums {
         }
     }
 
-    fn entry(&mut self, table: usize, entry: &AddrmanEntry) {
+    fn entry(&mut self, table: usize, entry: &AddrmanEntry, known: &Known) {
         // An address manager has at most 1024 * 64 + 256 * 64 entries (Bitcoin Core src/addrman_impl.h); what is no address manager may
         // have more names than that.
         const MAX_NAMES: usize = 100_000;
@@ -190,8 +192,9 @@ impl AddrmanSums {
         self.by_network.entry(bounded(&entry.network).into()).or_default()[table] += 1;
         self.groups.entry(netgroup(bounded(&entry.address))).or_default()[table] += 1;
         *self.sources.entry(netgroup(bounded(&entry.source))).or_default() += 1;
-        if let Some(system) = entry.mapped_as.filter(|system| *system > 0) {
-            self.systems.entry(format!("AS{system}")).or_default()[table] += 1;
+        let told = entry.mapped_as.filter(|system| *system > 0);
+        if let Some(system) = told.or_else(|| known.system_of(&entry.address)) {
+            self.systems.entry(known.system_label(system)).or_default()[table] += 1;
         }
     }
 }

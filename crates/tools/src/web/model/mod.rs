@@ -32,6 +32,8 @@ use peer_observer_exporter::labels::bounded;
 pub(crate) use node::Node;
 use pipeline::Pipeline;
 
+use crate::known::Known;
+
 /// Nodes that are shown; others are counted in the pipeline only.
 const MAX_NODES: usize = 32;
 
@@ -56,6 +58,8 @@ pub(crate) struct Model {
     nodes: BTreeMap<Box<str>, Node>,
     /// Name for the node of events that do not say which it is.
     default_node: Box<str>,
+    /// What the user's files tell of addresses.
+    pub(crate) known: Known,
     pub(crate) pipeline: Pipeline,
     pub(crate) events: u64,
     /// Events of nodes that are too many.
@@ -64,10 +68,11 @@ pub(crate) struct Model {
 
 impl Model {
     /// Nothing is known yet.
-    pub(crate) fn new(default_node: &str) -> Self {
+    pub(crate) fn new(default_node: &str, known: Known) -> Self {
         Model {
             nodes: BTreeMap::new(),
             default_node: bounded(default_node).into(),
+            known,
             pipeline: Pipeline::new(),
             events: 0,
             other_nodes: 0,
@@ -119,7 +124,7 @@ impl Model {
             self.nodes.insert(name.into(), Node::new(name, time_ns, now.instant));
         }
         if let Some(node) = self.nodes.get_mut(name) {
-            node.observe(event, time_ns, now.instant);
+            node.observe(event, &self.known, time_ns, now.instant);
         }
     }
 }

@@ -27,6 +27,7 @@ use super::message::{COMMANDS, Detail, OTHER, Record, command_index, hash};
 use super::peers::{End, Hello, Peers, direction};
 use super::series::Series;
 use super::transactions::{MAX_ENTRIES, Transactions};
+use crate::known::Known;
 
 /// Messages that are kept for views: seconds of a flood, minutes otherwise.
 const MAX_MESSAGES: usize = 32_768;
@@ -148,7 +149,7 @@ impl Node {
     }
 
     /// Takes an event.
-    pub(crate) fn observe(&mut self, event: &PeerObserverEvent, time_ns: u64, now: Instant) {
+    pub(crate) fn observe(&mut self, event: &PeerObserverEvent, known: &Known, time_ns: u64, now: Instant) {
         // The log may be read from its beginning: its times say nothing about now.
         let time_ns = match event {
             PeerObserverEvent::LogExtractor(_) => time_ns,
@@ -176,12 +177,12 @@ impl Node {
                 Some(EbpfEvent::Addrman(_)) | None => {}
             },
             PeerObserverEvent::RpcExtractor(rpc) => {
-                rpc.rpc_event.iter().for_each(|event| self.rpc(event, time_ns));
+                rpc.rpc_event.iter().for_each(|event| self.rpc(event, known, time_ns));
             }
             PeerObserverEvent::RpcExtra(rpc) => {
                 if let Some(RpcExtraEvent::AddrmanPart(part)) = &rpc.rpc_event {
                     let snapshot = Some(part.snapshot);
-                    let sums = self.addrman_sums.add(&part.addrman, snapshot, part.parts, time_ns);
+                    let sums = self.addrman_sums.add(&part.addrman, known, snapshot, part.parts, time_ns);
                     self.told.addrman_tables = Some(sums);
                 }
             }
@@ -481,7 +482,7 @@ impl Node {
         self.blocks.connected(hash, connected);
     }
 
-    fn rpc(&mut self, event: &RpcEvent, time_ns: u64) {
+    fn rpc(&mut self, event: &RpcEvent, known: &Known, time_ns: u64) {
         match event {
             RpcEvent::PeerInfos(infos) => {
                 self.peers.infos(&infos.infos, time_ns);
@@ -496,7 +497,7 @@ impl Node {
                 self.told.chain = Some(info.clone());
             }
             RpcEvent::Addrman(addrman) => {
-                self.told.addrman_tables = Some(self.addrman_sums.add(addrman, None, 1, time_ns));
+                self.told.addrman_tables = Some(self.addrman_sums.add(addrman, known, None, 1, time_ns));
             }
             _ => {}
         }

@@ -101,6 +101,52 @@ async fn the_tour_is_counted_to_the_last_message() {
 }
 
 #[tokio::test]
+async fn what_files_tell_of_addresses_is_shown_unless_addresses_are_not() {
+    use peer_observer_events::proto::rpc_extractor::rpc::RpcEvent;
+    use peer_observer_events::proto::rpc_extractor::{Addrman, AddrmanBucket, AddrmanEntry, Rpc};
+
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let list = format!("mine={}", write("list", b"127.0.0.0/8\n").display()).parse().unwrap();
+    let config = Config {
+        ip_lists: vec![list],
+        // Every address is in AS 1.
+        asmap_file: Some(write("map", &[0; 3])),
+        as_names_file: Some(write("names", b"AS1 Example Net\n")),
+        ..Config::default()
+    };
+    for web_limited in [false, true] {
+        let mut running = Running::with_tour(Config { web_limited, ..config.clone() }).await;
+        let peers = running.json("/api/v1/peers").await;
+        let rows: Vec<_> = ["peers", "left"].iter().flat_map(|all| peers[all].as_array().unwrap()).collect();
+        let of =
+            |ip: &str| rows.iter().find(|row| row["addr"].as_str().is_some_and(|addr| addr.starts_with(ip)));
+        if web_limited {
+            assert!(rows.iter().all(|row| row["as"].is_null() && row["lists"] == Value::Array(Vec::new())));
+        } else {
+            let row = of("127.0.0.1:").expect("a peer of this machine");
+            assert_eq!((&row["as"], &row["lists"]), (&"AS1 Example Net".into(), &vec!["mine"].into()));
+        }
+        let entry = AddrmanEntry { address: "192.0.2.1".into(), ..AddrmanEntry::default() };
+        let bucket = AddrmanBucket { entries: [(0, entry)].into() };
+        let addrman = Addrman { new: [(0, bucket)].into(), ..Addrman::default() };
+        running
+            .publish(1, PeerObserverEvent::RpcExtractor(Rpc { rpc_event: Some(RpcEvent::Addrman(addrman)) }));
+        if !web_limited {
+            let told = running.wait_for("/api/v1/addrman", |answer| answer["tables"].is_object()).await;
+            assert_eq!(told["tables"]["systems"][0]["name"], "AS1 Example Net");
+        }
+        running.end().await;
+    }
+    let missing = Config { as_names_file: None, asmap_file: Some(folder.path().join("gone")), ..config };
+    assert!(check(&missing).iter().any(|finding| !finding.ok));
+}
+
+#[tokio::test]
 async fn a_wrong_question_is_told_why() {
     let running = Running::with_tour(Config::default()).await;
     let cases = [

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::overview::network;
 use super::{Answer, Context, NODE, Query, Refused, Show, Topic, json, us};
-use crate::web::model::message::netgroup;
+use crate::web::model::message::{host_of, netgroup};
 use crate::web::model::peers::{CONN_TYPES, Peer, SPARK};
 
 pub(super) const TOPIC: Topic = Topic {
@@ -42,7 +42,10 @@ pub(super) struct Row<'a> {
     addr: Option<&'a str>,
     network: &'static str,
     netgroup: Option<String>,
-    asn: Option<u32>,
+    #[serde(rename = "as")]
+    system: Option<String>,
+    /// Lists that the address is on.
+    lists: Vec<&'a str>,
     #[serde(rename = "type")]
     kind: &'static str,
     inbound: bool,
@@ -74,17 +77,23 @@ pub(super) struct Row<'a> {
 }
 
 /// The row of a peer.
-pub(super) fn row<'a>(context: &Context<'_>, peer: &'a Peer, now_ns: u64) -> Row<'a> {
+pub(super) fn row<'a>(context: &Context<'a>, peer: &'a Peer, now_ns: u64) -> Row<'a> {
     let info = peer.info.as_ref();
     let [received, sent] = peer.totals();
+    let host = host_of(&peer.addr);
+    let shown = context.show == Show::Everything;
+    let known = &context.model.known;
+    let told = info.map(|info| info.mapped_as).filter(|system| *system > 0);
+    let system = told.or_else(|| known.system_of(host)).filter(|_| shown);
     let seconds = |s: f64| (s > 0.0).then_some((s * 1e6) as u64);
     let hello = peer.hello.as_ref();
     Row {
         id: peer.id,
         addr: context.address(&peer.addr),
         network: network(peer),
-        netgroup: (context.show == Show::Everything).then(|| netgroup(&peer.addr)),
-        asn: info.map(|info| info.mapped_as).filter(|asn| *asn > 0 && context.show == Show::Everything),
+        netgroup: shown.then(|| netgroup(&peer.addr)),
+        system: system.map(|number| known.system_label(number)),
+        lists: if shown { known.lists_with(host).collect() } else { Vec::new() },
         kind: CONN_TYPES[peer.conn_type],
         inbound: peer.is_inbound(),
         opened_us: peer.opened_ns.map(us),

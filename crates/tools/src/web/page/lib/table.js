@@ -23,7 +23,8 @@ export function spark() {
 }
 
 /**
- * A table. A column: { key, title, num, value(row) for sorting, text(row), make(cell) and set(made, row) for what is no text, hint }.
+ * A table. A column: { key, title, num, value(row) for sorting, text(row), make(cell) and set(made, row) for what is no text, hint,
+ * optional(row): while it is nothing for every row, the column is hidden }.
  * `options`: { name (what is chosen is kept under it), caption, key(row), sort: [key, "ascending"], tall, empty }
  */
 export function table(columns, options) {
@@ -70,6 +71,7 @@ export function table(columns, options) {
     }
     columns.forEach((column, at) => {
       const { cell, made } = entry.cells[at];
+      cell.hidden = heads[at].hidden;
       if (column.set) column.set(made, row, cell);
       else text(cell, column.text ? column.text(row) : row[column.key]);
     });
@@ -81,6 +83,8 @@ export function table(columns, options) {
       if (column.key === sortKey) heads[at].setAttribute("aria-sort", order);
       else heads[at].removeAttribute("aria-sort");
     });
+    columns.forEach((column, at) => { heads[at].hidden = Boolean(column.optional) && !rows.some(column.optional); });
+    const wide = String(heads.filter((head) => !head.hidden).length);
     const column = columns.find(({ key }) => key === sortKey) ?? columns[0];
     const sorted = rows.map((row) => [column.value(row), row]).sort(([a], [b]) => compare(a, b)).map(([, row]) => row);
     const shown = sorted.slice(0, limit);
@@ -88,14 +92,14 @@ export function table(columns, options) {
     if (group) {
       const groups = Map.groupBy ? Map.groupBy(shown, group) : shown.reduce((all, row) => all.set(group(row), [...(all.get(group(row)) ?? []), row]), new Map());
       for (const [name, members] of [...groups].sort((a, b) => b[1].length - a[1].length)) {
-        wanted.push(h("tr", { class: "group" }, h("th", { colspan: String(columns.length), scope: "colgroup" }, `${name} (${members.length})`)));
+        wanted.push(h("tr", { class: "group" }, h("th", { colspan: wide, scope: "colgroup" }, `${name} (${members.length})`)));
         wanted.push(...members.map(line));
       }
     } else {
       wanted.push(...shown.map(line));
     }
     if (wanted.length === 0) {
-      wanted.push(h("tr", {}, h("td", { colspan: String(columns.length), class: "dim" }, options.empty ?? "Nothing to show.")));
+      wanted.push(h("tr", {}, h("td", { colspan: wide, class: "dim" }, options.empty ?? "Nothing to show.")));
     }
     // Rows that stay where they are keep their focus and selection.
     const same = wanted.length === body.children.length && wanted.every((row, at) => row === body.children[at]);

@@ -10,7 +10,8 @@ const GROUPS = {
   network: (row) => row.network,
   type: (row) => row.type,
   netgroup: (row) => row.netgroup ?? "hidden",
-  asn: (row) => (row.asn ? `AS${row.asn}` : "AS not known"),
+  as: (row) => row.as ?? "AS not known",
+  list: (row) => row.lists.join(", ") || "on no list",
   agent: (row) => row.user_agent ?? "not known",
 };
 
@@ -21,7 +22,7 @@ export function show(app, root, parameters) {
   const lead = h("p", { class: "lead" });
   const search = h("input", { type: "search", placeholder: "filter: address, agent, type …", "aria-label": "Filter peers", value: filter, oninput: (event) => { filter = event.target.value; app.set("filter", filter); draw(); } });
   const select = h("select", { "aria-label": "Group peers", onchange: (event) => { group = event.target.value; keep("peers.group", group); app.set("group", group); draw(); } },
-    [["none", "not grouped"], ["type", "by connection type"], ["network", "by network"], ["netgroup", "by netgroup"], ["asn", "by AS"], ["agent", "by user agent"]]
+    [["none", "not grouped"], ["type", "by connection type"], ["network", "by network"], ["netgroup", "by netgroup"], ["as", "by AS"], ["list", "by list"], ["agent", "by user agent"]]
       .map(([value, title]) => h("option", { value, selected: value === group }, title)));
   const now = () => data?.now_us ?? 0;
   const columns = [
@@ -43,7 +44,11 @@ export function show(app, root, parameters) {
     { key: "user_agent", title: "User agent", text: (row) => row.user_agent ?? "–" },
     { key: "marks", title: "Marks", value: (row) => marks(row).length, make: (cell) => cell, set: (cell, row) => { const all = marks(row); if (cell.dataset.marks !== all.join()) { cell.dataset.marks = all.join(); put(cell, all.map(([name, kind]) => h("span", { class: `tag ${kind}` }, name))); } } },
   ];
-  if (!app.limited) columns.splice(3, 0, { key: "addr", title: "Address", class: "mono", text: (row) => row.addr ?? "–" });
+  if (!app.limited) {
+    columns.splice(3, 0,
+      { key: "addr", title: "Address", class: "mono", text: (row) => row.addr ?? "–" },
+      { key: "as", title: "AS", text: (row) => row.as ?? "–", optional: (row) => row.as });
+  }
   const rows = table(columns, { name: "peers", caption: "Connected peers", key: (row) => row.id, sort: ["id", "ascending"], empty: "No peer matches." });
   const left = table([
     columns[0],
@@ -63,9 +68,9 @@ export function show(app, root, parameters) {
   function draw() {
     if (!data) return;
     const words = filter.toLowerCase().split(/\s+/).filter(Boolean);
-    const found = data.peers.filter((row) => words.every((word) => `${row.id} ${row.addr ?? ""} ${row.user_agent ?? ""} ${row.type} ${row.network} ${row.netgroup ?? ""} AS${row.asn ?? ""} ${row.transport ?? ""}`.toLowerCase().includes(word)));
+    const found = data.peers.filter((row) => words.every((word) => `${row.id} ${row.addr ?? ""} ${row.user_agent ?? ""} ${row.type} ${row.network} ${row.netgroup ?? ""} ${row.as ?? ""} ${row.lists.join(" ")} ${row.transport ?? ""}`.toLowerCase().includes(word)));
     const inbound = data.peers.filter((row) => row.inbound).length;
-    text(lead, `${count(data.peers.length)} connected, ${inbound} in, ${data.peers.length - inbound} out${found.length < data.peers.length ? ` · ${found.length} match` : ""}${data.rpc ? "" : " · heights and AS need RPC"}`);
+    text(lead, `${count(data.peers.length)} connected, ${inbound} in, ${data.peers.length - inbound} out${found.length < data.peers.length ? ` · ${found.length} match` : ""}${data.rpc ? "" : " · heights need RPC"}`);
     rows.set(found, GROUPS[group] ?? null);
     left.set(data.left);
   }
@@ -79,7 +84,7 @@ function lastMinute(row) {
 }
 
 function marks(row) {
-  const all = [];
+  const all = row.lists.map((name) => [name, "list"]);
   if (row.transport === "v2") all.push(["v2", "good"]);
   if (row.high_bandwidth_to) all.push(["HB to", ""]);
   if (row.high_bandwidth_from) all.push(["HB from", ""]);

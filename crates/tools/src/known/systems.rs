@@ -75,10 +75,14 @@ impl Systems {
         self.map.find(ip).unwrap_or(0)
     }
 
+    /// Name of an AS, if it has one.
+    pub(crate) fn name(&self, number: u32) -> Option<&str> {
+        self.names.get(&number).map(|name| &**name).filter(|name| !name.is_empty())
+    }
+
     /// The label values of an AS: number and name. The name of one that has none is empty.
     pub(crate) fn key(&self, number: u32) -> String {
-        let name = self.names.get(&number).map_or("", |name| name);
-        joined(&[&number.to_string(), name])
+        joined(&[&number.to_string(), self.name(number).unwrap_or_default()])
     }
 }
 

@@ -1,4 +1,4 @@
-//! Lists of addresses that metrics count by.
+//! Lists of addresses.
 //!
 //! The lists are files of the user's, one address or subnet a line: they age, so none is built in. LinkingLion is the exception, a
 //! few prefixes that have no list file anywhere.
@@ -20,6 +20,9 @@ pub(crate) const GMAX: &str = "gmax";
 pub(crate) const MONERO: &str = "monero";
 pub(crate) const TOR_EXIT: &str = "tor_exit";
 pub(crate) const BITPROJECTS: &str = "bitprojects";
+
+/// Name of the list that is built in, where lists are named.
+pub(crate) const LINKING_LION_NAME: &str = "LinkingLion";
 
 /// LinkingLion's networks since 2026, as address text begins in them: 143.20.137.0/24, 31.58.215.0/24, 87.229.79.0/24,
 /// 2602:f5c0::/32.
