@@ -87,11 +87,7 @@ impl Stage {
             let pipe = pipe.clone();
             move || std::fs::write(pipe, log)
         });
-        let log = log::Config {
-            bitcoind_pipe: Some(pipe),
-            log_node: NODE.into(),
-            ..log::Config::default()
-        };
+        let log = log::Config { bitcoind_pipe: Some(pipe), log_node: NODE.into(), ..log::Config::default() };
         tokio::spawn(log::run(log, self.bus.publisher(Source::Log, "log"), self.stop.clone()));
 
         let node = FakeRpc::start("user:password").expect("a node to ask");

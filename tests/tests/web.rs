@@ -24,6 +24,7 @@ use peer_observer_events::proto::ebpf_extractor::validation::{BlockConnected, Va
 use peer_observer_events::proto::log_extractor::log::LogEvent;
 use peer_observer_events::proto::log_extractor::{Log, LogDebugCategory, UnknownLogMessage};
 use peer_observer_events::proto::observer::{Books, Loss, TracepointBook};
+use peer_observer_testkit::process::Process;
 use peer_observer_testkit::{need, require};
 
 /// Views, and words that each shows only when it has something to show.
@@ -178,9 +179,11 @@ async fn every_view_shows_what_happened_without_a_complaint_in_both_themes() {
             browser.until(&theme).await;
             assert_eq!(browser.eval("document.querySelectorAll('h1').length").await, 1, "{view}");
             if let Some(folder) = pictures() {
-                // Something should fly, and lines should have been drawn.
-                tell_chatter(&mut stage);
-                tokio::time::sleep(Duration::from_millis(600)).await;
+                // Rates should not be those of silence, something should fly, and lines should have been drawn.
+                for _ in 0..3 {
+                    tell_chatter(&mut stage);
+                    tokio::time::sleep(Duration::from_millis(600)).await;
+                }
                 let name = view.split('?').next().unwrap();
                 browser.picture(&folder.join(format!("{name}-{}.webp", scheme.name()))).await;
             }
@@ -345,12 +348,48 @@ async fn every_view_fits_a_phone() {
     stage.end().await;
 }
 
-#[test]
-fn the_demo_has_something_to_watch_within_ten_seconds() {
+/// Views of the demo, and what each shows when it has something to show, or says why it has not.
+const DEMO_VIEWS: [(&str, &str); 10] = [
+    ("overview", "inbound"),
+    ("peers", "outbound-full-relay"),
+    ("circle", "Busiest peers"),
+    ("transactions", "By peer"),
+    ("addresses", "By age when received"),
+    ("blocks", "connected in"),
+    ("pings", "Node took"),
+    ("addrman", "The address manager is told over RPC"),
+    ("log", "The log is told by"),
+    ("pipeline", "netmsg"),
+];
+
+/// Starts the demo; its page is at the address that is returned.
+fn start_demo() -> (Process, String) {
     let mut demo = program::start(&["demo", "--no-probes", "-m", "127.0.0.1:0", "-w", "127.0.0.1:0"]);
     let line = demo.wait_for_line(|line| line.contains("the live page is at"), LONG).unwrap();
-    let begin = Instant::now();
     let address = line.split_once("http://").unwrap().1.trim_end_matches('/').to_owned();
+    (demo, address)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_view_of_the_demo_shows_what_it_plays() {
+    require!(need::chromium());
+    let (demo, address) = start_demo();
+    let mut browser = Browser::start(1360, 850).await;
+    for (view, words) in DEMO_VIEWS {
+        browser.go(&format!("http://{address}/#/{view}")).await;
+        browser.until_shown(words).await;
+        browser.until("document.querySelector('#status').innerText.startsWith('live')").await;
+        let found = browser.stumbling_blocks().await;
+        assert!(found.is_empty(), "{view}: {found:#?}");
+        assert_eq!(browser.problems().await, Vec::<String>::new(), "{view}");
+    }
+    assert!(program::terminate(demo));
+}
+
+#[test]
+fn the_demo_has_something_to_watch_within_ten_seconds() {
+    let (demo, address) = start_demo();
+    let begin = Instant::now();
     let overview = || -> Option<serde_json::Value> {
         let mut stream = TcpStream::connect(&address).ok()?;
         let request =

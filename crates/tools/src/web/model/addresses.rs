@@ -132,6 +132,8 @@ pub(crate) struct AddrmanSummary {
     pub(crate) systems: Vec<(String, [u64; 2])>,
     /// The groups of networks that most entries came from.
     pub(crate) sources: Vec<(String, u64)>,
+    /// How many groups of networks there are.
+    pub(crate) group_count: usize,
     /// Parts of this answer that are in here, of how many.
     pub(crate) parts: (u32, u32),
 }
@@ -176,6 +178,7 @@ impl AddrmanSums {
             time_ns,
             by_network: self.by_network.clone(),
             groups: pairs(&self.groups),
+            group_count: self.groups.len(),
             systems: pairs(&self.systems),
             sources: top(self.sources.iter().map(|(name, n)| (name.clone(), *n)), TOP),
             parts: (self.seen.min(parts), parts),

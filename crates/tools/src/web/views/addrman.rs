@@ -45,6 +45,7 @@ fn render(context: &Context<'_>, query: &Query) -> Result<Answer, Refused> {
                 .map(|(name, [new, tried])| json!({ "network": name, "new": new, "tried": tried }))
                 .collect::<Vec<_>>(),
             "groups": pairs(&tables.groups),
+            "group_count": tables.group_count,
             "systems": pairs(&tables.systems),
             "sources": tables.sources.iter().take(LISTED)
                 .map(|(name, count)| json!({ "name": name, "count": count }))

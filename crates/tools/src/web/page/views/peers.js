@@ -42,13 +42,15 @@ export function show(app, root, parameters) {
     { key: "height", title: "Height", num: true, text: (row) => count(row.height) },
     { key: "tx_first", title: "First", num: true, hint: "Transactions that it was the first to announce", text: (row) => short(row.tx_first) },
     { key: "user_agent", title: "User agent", text: (row) => row.user_agent ?? "–" },
-    { key: "marks", title: "Marks", value: (row) => marks(row).length, make: (cell) => cell, set: (cell, row) => { const all = marks(row); if (cell.dataset.marks !== all.join()) { cell.dataset.marks = all.join(); put(cell, all.map(([name, kind]) => h("span", { class: `tag ${kind}` }, name))); } } },
   ];
+  const marked = { key: "marks", title: "Marks", optional: (row) => marks(row).length > 0, value: (row) => marks(row).length, make: (cell) => cell, set: (cell, row) => { const all = marks(row); if (cell.dataset.marks !== all.join()) { cell.dataset.marks = all.join(); put(cell, all.map(([name, kind]) => h("span", { class: `tag ${kind}` }, name))); } } };
   if (!app.limited) {
     columns.splice(3, 0,
       { key: "addr", title: "Address", class: "mono", text: (row) => row.addr ?? "–" },
       { key: "as", title: "AS", text: (row) => row.as ?? "–", optional: (row) => row.as });
   }
+  // In sight without scrolling, where there are any.
+  columns.splice(app.limited ? 3 : 5, 0, marked);
   const rows = table(columns, { name: "peers", caption: "Connected peers", key: (row) => row.id, sort: ["id", "ascending"], empty: "No peer matches." });
   const left = table([
     columns[0],
