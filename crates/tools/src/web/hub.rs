@@ -114,27 +114,35 @@ impl Hub {
     /// # Errors
     /// When there is no such thing, or it may not be shown.
     pub(crate) fn render(&self, topic: &'static Topic, query: &Query) -> Result<Shared, Refused> {
-        let tick = self.tick();
-        let mut kept = locked(&self.kept);
-        let key = (topic.name, query.clone());
-        if let Some(found) = kept.get(&key).filter(|found| found.tick == tick) {
-            return found.answer.clone();
+        // What a topic does not take makes no other question of it.
+        let key = (topic.name, query.only(topic.parameters));
+        if let Some(answer) = self.kept(&key) {
+            return answer;
         }
+        let model = locked(&self.model);
+        // Those who waited for the same find it now.
+        if let Some(answer) = self.kept(&key) {
+            return answer;
+        }
+        let tick = self.tick();
+        let context = Context { model: &model, now: Now::get(), show: self.show, own: self.own() };
+        let answer = (topic.render)(&context, &key.1)
+            .map(|answer| Shared { text: answer.text.into(), next: answer.next });
+        self.renders.fetch_add(1, Ordering::Relaxed);
+        let mut kept = locked(&self.kept);
+        drop(model);
         if kept.len() >= MAX_KEPT {
             kept.retain(|_, old| old.tick == tick);
         }
-        let own = self.own();
-        let answer = {
-            let model = locked(&self.model);
-            let context = Context { model: &model, now: Now::get(), show: self.show, own };
-            (topic.render)(&context, query)
-                .map(|answer| Shared { text: answer.text.into(), next: answer.next })
-        };
-        self.renders.fetch_add(1, Ordering::Relaxed);
         if kept.len() < MAX_KEPT {
             kept.insert(key, Kept { tick, answer: answer.clone() });
         }
         answer
+    }
+
+    fn kept(&self, key: &(&'static str, Query)) -> Option<Result<Shared, Refused>> {
+        let tick = self.tick();
+        locked(&self.kept).get(key).filter(|found| found.tick == tick).map(|found| found.answer.clone())
     }
 
     fn own(&self) -> Own {
@@ -171,6 +179,19 @@ mod tests {
         let begin = hub.tick();
         for _ in 0..1_000 {
             hub.render(health, &Query::default()).unwrap();
+        }
+        let ticks = hub.tick() - begin + 1;
+        assert!(hub.renders.load(Ordering::Relaxed) as u64 <= ticks);
+    }
+
+    #[test]
+    fn what_a_topic_does_not_take_makes_no_other_question_of_it() {
+        let hub = hub();
+        let health = topic("health").unwrap();
+        let begin = hub.tick();
+        for i in 0..1_000 {
+            let query = Query { after: Some(i), command: Some(i.to_string()), ..Query::default() };
+            hub.render(health, &query).unwrap();
         }
         let ticks = hub.tick() - begin + 1;
         assert!(hub.renders.load(Ordering::Relaxed) as u64 <= ticks);

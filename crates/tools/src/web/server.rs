@@ -185,12 +185,12 @@ fn open_public(shared: Shared, upgrade: WebSocketUpgrade) -> Response {
     if shared.hub.show == super::views::Show::NoAddresses {
         return (StatusCode::FORBIDDEN, "not in limited mode: events tell addresses\n").into_response();
     }
-    open(shared, upgrade.max_message_size(public::MAX_REQUEST), public::serve)
+    open(shared, upgrade, public::MAX_REQUEST, public::serve)
 }
 
 async fn own_socket(State(shared): State<Shared>, upgrade: Upgrade) -> Response {
     match upgrade {
-        Ok(upgrade) => open(shared, upgrade.max_message_size(stream::MAX_REQUEST), stream::serve),
+        Ok(upgrade) => open(shared, upgrade, stream::MAX_REQUEST, stream::serve),
         Err(rejection) => rejection.into_response(),
     }
 }
@@ -198,6 +198,7 @@ async fn own_socket(State(shared): State<Shared>, upgrade: Upgrade) -> Response 
 fn open<F>(
     shared: Shared,
     upgrade: WebSocketUpgrade,
+    max_request: usize,
     serve: impl FnOnce(WebSocket, Arc<Hub>, CancellationToken) -> F + Send + 'static,
 ) -> Response
 where
@@ -208,12 +209,16 @@ where
             .into_response();
     };
     let token = shared.sockets.token();
-    upgrade.write_buffer_size(WRITE_BUFFER).max_write_buffer_size(MAX_WRITE_BUFFER).on_upgrade(
-        move |socket| async move {
+    upgrade
+        .max_message_size(max_request)
+        // Memory for a frame is taken when its head says how long it will be.
+        .max_frame_size(max_request)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_write_buffer_size(MAX_WRITE_BUFFER)
+        .on_upgrade(move |socket| async move {
             let (_place, _token) = (place, token);
             serve(socket, shared.hub, shared.stop).await;
-        },
-    )
+        })
 }
 
 async fn rest(State(shared): State<Shared>, Path(name): Path<String>, uri: Uri) -> Response {

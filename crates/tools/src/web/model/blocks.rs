@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 
 /// Blocks that are kept.
 const MAX_BLOCKS: usize = 144;
+/// Blocks that only one peer told of and that the node did not connect: more of them are made up.
+const MAX_ALONE: usize = 8;
 /// Announcements of one block that are kept.
 const MAX_SEEN: usize = 64;
 
@@ -73,6 +75,17 @@ pub(crate) struct Block {
     pub(crate) rebuilt: Option<Rebuilt>,
 }
 
+impl Block {
+    /// One peer told of it, and that is all.
+    fn is_a_rumour(&self) -> bool {
+        self.told.len() == 1 && self.connected.is_none() && self.asked.is_none() && self.missing.is_none()
+    }
+
+    fn is_only_told_by(&self, peer: u64) -> bool {
+        self.is_a_rumour() && self.told[0].peer == peer
+    }
+}
+
 /// The last blocks.
 #[derive(Debug, Default)]
 pub(crate) struct Blocks {
@@ -82,6 +95,10 @@ pub(crate) struct Blocks {
 impl Blocks {
     /// A peer tells of a block. Returns whether it is the first to do so, and the node did not know it before.
     pub(crate) fn told(&mut self, hash: [u8; 32], peer: u64, via: Via, time_ns: u64) -> bool {
+        let known = self.blocks.iter().any(|block| block.hash == hash);
+        if !known && self.blocks.iter().filter(|block| block.is_only_told_by(peer)).count() >= MAX_ALONE {
+            return false;
+        }
         let block = self.entry(hash, time_ns);
         let first = block.told.is_empty() && block.connected.is_none();
         let again = block.told.iter().any(|told| told.peer == peer && told.via == via);
@@ -91,9 +108,11 @@ impl Blocks {
         first
     }
 
-    /// A compact block came.
-    pub(crate) fn compact(&mut self, hash: [u8; 32], short_ids: u32, whole: u32, time_ns: u64) {
-        self.entry(hash, time_ns).compact.get_or_insert((short_ids, whole));
+    /// A compact block came, which was told of.
+    pub(crate) fn compact(&mut self, hash: [u8; 32], short_ids: u32, whole: u32) {
+        if let Some(block) = self.find(hash) {
+            block.compact.get_or_insert((short_ids, whole));
+        }
     }
 
     /// The node asks a peer for transactions of a compact block.
@@ -103,7 +122,9 @@ impl Blocks {
 
     /// They came.
     pub(crate) fn completed(&mut self, hash: [u8; 32], time_ns: u64) {
-        self.entry(hash, time_ns).completed_ns.get_or_insert(time_ns);
+        if let Some(block) = self.find(hash) {
+            block.completed_ns.get_or_insert(time_ns);
+        }
     }
 
     /// The node asks a peer for the whole block.
@@ -126,13 +147,19 @@ impl Blocks {
         self.blocks.iter().rev()
     }
 
+    fn find(&mut self, hash: [u8; 32]) -> Option<&mut Block> {
+        self.blocks.iter_mut().rev().find(|block| block.hash == hash)
+    }
+
     fn entry(&mut self, hash: [u8; 32], time_ns: u64) -> &mut Block {
         // Mostly it is among the last.
         let place = match self.blocks.iter().rposition(|block| block.hash == hash) {
             Some(place) => place,
             None => {
                 if self.blocks.len() == MAX_BLOCKS {
-                    self.blocks.pop_front();
+                    // What only one peer told of goes first.
+                    let alone = self.blocks.iter().position(Block::is_a_rumour);
+                    self.blocks.remove(alone.unwrap_or(0));
                 }
                 self.blocks.push_back(Block {
                     hash,
@@ -164,6 +191,28 @@ mod tests {
         assert!(!blocks.told([1; 32], 6, Via::Compact, 12));
         let block = blocks.last().next().unwrap();
         assert_eq!(block.told.iter().map(|told| told.peer).collect::<Vec<_>>(), [5, 6]);
+    }
+
+    #[test]
+    fn a_peer_that_makes_blocks_up_displaces_none() {
+        let mut blocks = Blocks::default();
+        let connected =
+            Connected { time_ns: 1, height: 1, transactions: 1, inputs: 1, sigops: 1, duration_ns: 1 };
+        let hash = |i: u64, kind: u8| {
+            let mut hash = [kind; 32];
+            hash[..8].copy_from_slice(&i.to_le_bytes());
+            hash
+        };
+        for i in 0..MAX_BLOCKS as u64 {
+            blocks.told(hash(i, 1), 5, Via::Headers, i);
+            blocks.connected(hash(i, 1), connected);
+        }
+        for i in 0..10_000 {
+            blocks.told(hash(i, 2), i % 9, Via::Inv, i);
+        }
+        let real = blocks.last().filter(|block| block.connected.is_some()).count();
+        assert!(real >= MAX_BLOCKS - 1, "{real}");
+        assert!(blocks.told(hash(0, 3), 99, Via::Headers, 1), "others are heard");
     }
 
     #[test]

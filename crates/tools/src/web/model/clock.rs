@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::Now;
+
 /// A time that differs more than this from what is expected is not believed at once, ns.
 const LEAP_NS: u64 = 600 * 1_000_000_000;
 /// So many in a row are.
@@ -53,6 +55,14 @@ impl Clock {
         Seen::Leapt(time_ns)
     }
 
+    /// Takes the time of a line of a log that was read just now. Logs may be read from their beginning, so only what is new says what
+    /// time it is.
+    pub(crate) fn hear(&mut self, time_ns: u64, now: Now) {
+        if now.wall_ns.abs_diff(time_ns) <= LIVE_NS && time_ns > self.latest_ns {
+            (self.latest_ns, self.arrived, self.strange) = (time_ns, now.instant, 0);
+        }
+    }
+
     /// Now, for this node, ns since the UNIX epoch.
     pub(crate) fn now_ns(&self, now: Instant) -> u64 {
         let since = now.saturating_duration_since(self.arrived).min(STALE);
@@ -83,6 +93,16 @@ mod tests {
         assert_eq!(clock.see(HOUR - 5, begin), Seen::Follows(HOUR - 5));
         assert_eq!(clock.now_ns(begin + Duration::from_secs(2)), HOUR + 2_000_000_000);
         assert!(clock.is_live(HOUR + 1) && !clock.is_live(2 * HOUR));
+    }
+
+    #[test]
+    fn a_log_keeps_a_node_live_with_what_is_new_in_it() {
+        let now = Now { wall_ns: 9 * HOUR, instant: Instant::now() };
+        let mut clock = Clock::new(HOUR, now.instant);
+        clock.hear(2 * HOUR, now);
+        assert_eq!((clock.latest_ns(), clock.is_live(now.wall_ns)), (HOUR, false));
+        clock.hear(9 * HOUR - 1, now);
+        assert_eq!((clock.latest_ns(), clock.is_live(now.wall_ns)), (9 * HOUR - 1, true));
     }
 
     #[test]

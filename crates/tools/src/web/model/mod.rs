@@ -58,6 +58,8 @@ pub(crate) struct Model {
     nodes: BTreeMap<Box<str>, Node>,
     /// Name for the node of events that do not say which it is.
     default_node: Box<str>,
+    /// The node to show when none is named: the first that was seen, and from then on the first that told of messages.
+    shown: Option<(Box<str>, bool)>,
     /// What the user's files tell of addresses.
     pub(crate) known: Known,
     pub(crate) pipeline: Pipeline,
@@ -72,6 +74,7 @@ impl Model {
         Model {
             nodes: BTreeMap::new(),
             default_node: bounded(default_node).into(),
+            shown: None,
             known,
             pipeline: Pipeline::new(),
             events: 0,
@@ -86,14 +89,9 @@ impl Model {
         }
     }
 
-    /// The node of that name, or the first that tells of messages.
+    /// The node of that name, or the one to show when none is named.
     pub(crate) fn node(&self, name: Option<&str>) -> Option<&Node> {
-        match name {
-            Some(name) => self.nodes.get(name),
-            None => {
-                self.nodes.values().max_by_key(|node| (node.messages() > 0, std::cmp::Reverse(&node.name)))
-            }
-        }
+        self.nodes.get(name.or_else(|| self.shown.as_ref().map(|(shown, _)| &**shown))?)
     }
 
     /// All nodes, by name.
@@ -124,7 +122,54 @@ impl Model {
             self.nodes.insert(name.into(), Node::new(name, time_ns, now.instant));
         }
         if let Some(node) = self.nodes.get_mut(name) {
-            node.observe(event, &self.known, time_ns, now.instant);
+            node.observe(event, &self.known, time_ns, now);
+            let talks = node.messages() > 0;
+            if self.shown.as_ref().is_none_or(|(_, talked)| talks && !talked) {
+                self.shown = Some((name.into(), talks));
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use peer_observer_events::proto::ebpf_extractor::message::message_event::Msg;
+    use peer_observer_events::proto::ebpf_extractor::message::{MessageEvent, Metadata, Ping};
+    use peer_observer_events::proto::ebpf_extractor::{Ebpf, ebpf::EbpfEvent};
+    use peer_observer_events::proto::observer::Origin;
+    use peer_observer_events::proto::rpc_extractor::{Rpc, rpc::RpcEvent};
+    use peer_observer_events::{Event, Subject};
+
+    use super::*;
+
+    fn delivery(node: &str, subject: Subject, event: PeerObserverEvent) -> Delivery {
+        let origin = Origin { node: node.into(), extractor: 1, session: 1, sequence: 1, time_ns: 1 };
+        let event = Event { timestamp: 0, origin: Some(origin), peer_observer_event: Some(event) };
+        Delivery { subject, event: Arc::new(event) }
+    }
+
+    fn ping(node: &str) -> Delivery {
+        let meta = Metadata { addr: "192.0.2.1:1".into(), command: "ping".into(), ..Metadata::default() };
+        let msg = Some(Msg::Ping(Ping { value: 1 }));
+        let event = MessageEvent { meta, decode_error: None, captured: None, msg };
+        let event = Ebpf { ebpf_event: Some(EbpfEvent::Message(event)) };
+        delivery(node, Subject::NetMsg, PeerObserverEvent::EbpfExtractor(event))
+    }
+
+    #[test]
+    fn the_node_that_is_shown_stays_the_one() {
+        let mut model = Model::new("node", Known::default());
+        assert!(model.node(None).is_none());
+        let uptime = Rpc { rpc_event: Some(RpcEvent::Uptime(1)) };
+        let uptime = delivery("carol", Subject::Rpc, PeerObserverEvent::RpcExtractor(uptime));
+        let mut shown = Vec::new();
+        for delivery in [uptime, ping("bob"), ping("alice"), ping("carol")] {
+            model.observe(&[delivery], Now::get());
+            shown.push(model.node(None).unwrap().name.to_string());
+        }
+        assert_eq!(shown, ["carol", "bob", "bob", "bob"]);
+        assert_eq!(&*model.node(Some("alice")).unwrap().name, "alice");
     }
 }

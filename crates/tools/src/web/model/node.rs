@@ -19,6 +19,7 @@ use peer_observer_events::proto::rpc_extractor::rpc::RpcEvent;
 use peer_observer_events::proto::rpc_extractor::{AddrManInfo, BlockchainInfo, MempoolInfo, NetworkInfo};
 use peer_observer_exporter::labels::bounded;
 
+use super::Now;
 use super::addresses::{AddrmanSummary, AddrmanSums, Gossip};
 use super::blocks::{Blocks, Connected, Rebuilt, Via};
 use super::clock::{Clock, Seen};
@@ -104,8 +105,8 @@ pub(crate) struct Node {
     message_count: u64,
     notes: VecDeque<Note>,
     note_count: u64,
-    /// Height and time of the last block that was connected.
-    pub(crate) tip: Option<(i64, u64)>,
+    /// Height of the last block that was connected, and when that was, if it was seen.
+    pub(crate) tip: Option<(i64, Option<u64>)>,
     addrman_sums: AddrmanSums,
 }
 
@@ -149,11 +150,14 @@ impl Node {
     }
 
     /// Takes an event.
-    pub(crate) fn observe(&mut self, event: &PeerObserverEvent, known: &Known, time_ns: u64, now: Instant) {
+    pub(crate) fn observe(&mut self, event: &PeerObserverEvent, known: &Known, time_ns: u64, now: Now) {
         // The log may be read from its beginning: its times say nothing about now.
         let time_ns = match event {
-            PeerObserverEvent::LogExtractor(_) => time_ns,
-            _ => match self.clock.see(time_ns, now) {
+            PeerObserverEvent::LogExtractor(_) => {
+                self.clock.hear(time_ns, now);
+                time_ns
+            }
+            _ => match self.clock.see(time_ns, now.instant) {
                 Seen::Follows(time_ns) => time_ns,
                 Seen::Leapt(time_ns) => {
                     self.fine.clear();
@@ -202,7 +206,7 @@ impl Node {
             }
             PeerObserverEvent::IpcExtractor(ipc) => {
                 if let Some(IpcEvent::BlockTip(tip)) = &ipc.ipc_event {
-                    self.tip = Some((tip.height.into(), time_ns));
+                    self.tip = Some((tip.height.into(), Some(time_ns)));
                 }
             }
             _ => {}
@@ -293,7 +297,7 @@ impl Node {
                 let Some(hash) = hash(&block.header.hash) else { return };
                 self.block_told(hash, peer_id, Via::Compact, time_ns);
                 let (short, whole) = (block.short_ids.len(), block.transactions.len());
-                self.blocks.compact(hash, short as u32, whole as u32, time_ns);
+                self.blocks.compact(hash, short as u32, whole as u32);
             }
             Msg::Block(block) if inbound => {
                 if let Some(hash) = hash(&block.header.hash) {
@@ -445,8 +449,16 @@ impl Node {
                 }
                 0
             }
-            MempoolEvent::Removed(_) => 1,
+            MempoolEvent::Removed(removed) => {
+                if let Some(txid) = hash(&removed.txid) {
+                    self.transactions.gone(txid);
+                }
+                1
+            }
             MempoolEvent::Replaced(replaced) => {
+                if let Some(txid) = hash(&replaced.replaced_txid) {
+                    self.transactions.gone(txid);
+                }
                 let text =
                     format!("{} sat instead of {} sat", replaced.replacement_fee, replaced.replaced_fee);
                 self.note(time_ns, "replaced", None, text);
@@ -467,7 +479,7 @@ impl Node {
 
     fn validation(&mut self, event: &ValidationEvent, time_ns: u64) {
         let ValidationEvent::BlockConnected(block) = event;
-        self.tip = Some((block.height.into(), time_ns));
+        self.tip = Some((block.height.into(), Some(time_ns)));
         let text = format!("height {}, {} transactions", block.height, block.transactions);
         self.note(time_ns, "block", None, text);
         let Some(hash) = hash(&block.hash) else { return };
@@ -493,7 +505,13 @@ impl Node {
             RpcEvent::AddrmanInfo(info) => self.told.addrman = Some(info.clone()),
             RpcEvent::NetworkInfo(info) => self.told.network = Some(info.clone()),
             RpcEvent::BlockchainInfo(info) => {
-                self.tip = Some((info.blocks.into(), self.tip.map_or(time_ns, |(_, time)| time)));
+                let height = i64::from(info.blocks);
+                // When the first one that is told came, nobody knows.
+                self.tip = match self.tip {
+                    Some((known, time)) if known == height => Some((known, time)),
+                    Some(_) => Some((height, Some(time_ns))),
+                    None => Some((height, None)),
+                };
                 self.told.chain = Some(info.clone());
             }
             RpcEvent::Addrman(addrman) => {

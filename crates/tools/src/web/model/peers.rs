@@ -21,6 +21,10 @@ const FIRST_MESSAGES: usize = 16;
 const ROUND_TRIPS: usize = 60;
 /// A sparkline's slots, and their length, ns.
 pub(crate) const SPARK: (usize, u64) = (60, 5_000_000_000);
+/// Connections that threads of a node may tell of in another order than their ids.
+const OUT_OF_ORDER: u64 = 64;
+/// Bitcoin Core lets a peer go that was silent for 20 minutes (TIMEOUT_INTERVAL, src/net.h): one that was silent for longer is gone, ns.
+const SILENT_NS: u64 = 30 * 60 * 1_000_000_000;
 /// A peer that getpeerinfo does not list and that was silent for so long is gone, ns.
 const GONE_NS: u64 = 120 * 1_000_000_000;
 
@@ -323,11 +327,17 @@ impl Peers {
         time_ns: u64,
     ) -> &mut Peer {
         let known = self.get(id).is_some_and(|peer| peer.opened_ns.is_some());
-        if known && self.opened_up_to.is_some_and(|up_to| id <= up_to) {
+        let anew = |up_to| known && id <= up_to || id.saturating_add(OUT_OF_ORDER) < up_to;
+        if self.opened_up_to.is_some_and(anew) {
             for id in self.open.keys().copied().collect::<Vec<_>>() {
                 self.close(id, time_ns, End::Restart);
             }
             self.opened_up_to = None;
+        }
+        // Nobody may have told that they left.
+        let silent = |peer: &&Peer| time_ns.saturating_sub(peer.last_ns) > SILENT_NS;
+        for id in self.open.values().filter(silent).map(|peer| peer.id).collect::<Vec<_>>() {
+            self.close(id, time_ns, End::Gone);
         }
         self.opened += 1;
         self.opened_up_to = Some(self.opened_up_to.map_or(id, |up_to| up_to.max(id)));
@@ -420,6 +430,30 @@ mod tests {
         peers.begin(0, "192.0.2.9:1", 1, 1, 12);
         assert_eq!(peers.len(), 1);
         assert!(peers.closed().all(|peer| peer.closed == Some((12, End::Restart))));
+    }
+
+    #[test]
+    fn a_node_that_was_killed_long_after_its_first_peers_left_was_started_again() {
+        let mut peers = Peers::default();
+        for id in 0..2_000 {
+            peers.begin(id, "192.0.2.1:1", 1, 1, 10);
+            if id < 1_990 {
+                peers.close(id, 11, End::Closed);
+            }
+        }
+        peers.begin(0, "192.0.2.9:1", 1, 1, 12);
+        assert_eq!(peers.open().map(|peer| peer.id).collect::<Vec<_>>(), [0]);
+        assert_eq!(peers.closed().next().unwrap().closed, Some((12, End::Restart)));
+    }
+
+    #[test]
+    fn who_was_silent_for_longer_than_a_node_bears_is_gone() {
+        let mut peers = Peers::default();
+        peers.begin(0, "192.0.2.1:1", 1, 1, 10);
+        peers.begin(1, "192.0.2.2:1", 1, 1, 10);
+        peers.of(1, "192.0.2.2:1", 1, 20).last_ns = SILENT_NS;
+        peers.begin(2, "192.0.2.3:1", 1, 1, SILENT_NS + 11);
+        assert_eq!(peers.open().map(|peer| peer.id).collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]

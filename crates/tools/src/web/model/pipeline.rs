@@ -15,6 +15,8 @@ const MAX_KINDS: usize = 256;
 const MAX_LOSSES: usize = 100;
 /// Latencies are counted by their logarithm to the base 2, in us: the last group is a minute and more.
 const LATENCIES: usize = 27;
+/// Name of this tool, where tools tell what they lost.
+const COMPONENT: &str = "web";
 /// Seconds that latencies are told of.
 const WINDOW: usize = 60;
 
@@ -74,17 +76,23 @@ pub(crate) fn extractor(source: i32) -> &'static str {
     }
 }
 
-fn stage(stage: i32) -> &'static str {
-    match Stage::try_from(stage) {
-        Ok(Stage::Probe) => "probe",
-        Ok(Stage::RingBuffer) => "ring buffer",
-        Ok(Stage::Decode) => "decode",
-        Ok(Stage::Publish) => "publish",
-        Ok(Stage::Transport) => "transport",
-        Ok(Stage::Subscriber) => "subscriber",
-        Ok(Stage::Archive) => "archive",
-        Ok(Stage::Unknown) | Err(_) => "unknown",
+fn stage_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Probe => "probe",
+        Stage::RingBuffer => "ring buffer",
+        Stage::Decode => "decode",
+        Stage::Publish => "publish",
+        Stage::Transport => "transport",
+        Stage::Subscriber => "subscriber",
+        Stage::Archive => "archive",
+        Stage::Unknown => "unknown",
     }
+}
+
+/// The page misses what was lost: what other tools lose on the way to them, or in their queues, it may have.
+fn concerns_page(stage: &str, component: &str) -> bool {
+    let of_a_tool = [stage_name(Stage::Transport), stage_name(Stage::Subscriber), stage_name(Stage::Archive)];
+    !of_a_tool.contains(&stage) || component == COMPONENT
 }
 
 impl Pipeline {
@@ -106,6 +114,8 @@ impl Pipeline {
         let second = self.seconds.at(wall_ns);
         second.events += 1;
         let source = match &delivery.event.origin {
+            // A line of a log has the time that is written in it: whole seconds, or of long ago.
+            Some(origin) if delivery.subject == Subject::LogExtractor => extractor(origin.extractor),
             Some(origin) => {
                 let us = wall_ns.saturating_sub(origin.time_ns) / 1_000;
                 let place = (u64::BITS - us.leading_zeros()) as usize;
@@ -129,13 +139,15 @@ impl Pipeline {
     pub(crate) fn loss(&mut self, loss: &Loss, wall_ns: u64) {
         let lost = Lost {
             time_ns: wall_ns,
-            stage: stage(loss.stage),
+            stage: stage_name(Stage::try_from(loss.stage).unwrap_or(Stage::Unknown)),
             cause: bounded(&loss.cause).into(),
             component: bounded(&loss.component).into(),
             what: loss.tracepoint.as_deref().or(loss.subject.as_deref()).map(|what| bounded(what).into()),
             count: loss.count,
         };
-        self.last_loss_ns = Some(wall_ns);
+        if concerns_page(lost.stage, &lost.component) {
+            self.last_loss_ns = Some(wall_ns);
+        }
         let key = (lost.stage, lost.cause.clone(), lost.component.clone());
         if self.lost.contains_key(&key) || self.lost.len() < MAX_KINDS {
             let count = self.lost.entry(key).or_default();
@@ -163,9 +175,10 @@ impl Pipeline {
         }
     }
 
-    /// Events lost, as all stages tell.
+    /// Events lost on their way to this page.
     pub(crate) fn total_lost(&self) -> u64 {
-        self.lost.values().fold(0, |sum, n| sum.saturating_add(*n))
+        let here = self.lost.iter().filter(|((stage, _, component), _)| concerns_page(stage, component));
+        here.fold(0, |sum, (_, n)| sum.saturating_add(*n))
     }
 
     /// Events in each of the last seconds.
@@ -222,6 +235,23 @@ mod tests {
         assert_eq!(pipeline.latency_us(now), Some((1 << 10, 1 << 17)));
         assert_eq!(pipeline.latency_us(now + 120_000_000_000), None);
         assert_eq!(pipeline.rates(now).last(), Some(&100));
+    }
+
+    #[test]
+    fn what_another_tool_loses_is_told_but_does_not_concern_the_page() {
+        let mut pipeline = Pipeline::new();
+        let loss = |stage: Stage, component: &str| Loss {
+            stage: stage as i32,
+            component: component.into(),
+            count: 1,
+            ..Loss::default()
+        };
+        pipeline.loss(&loss(Stage::Subscriber, "metrics"), 1);
+        pipeline.loss(&loss(Stage::Transport, "logger"), 1);
+        assert_eq!((pipeline.total_lost(), pipeline.last_loss_ns, pipeline.lost.len()), (0, None, 2));
+        pipeline.loss(&loss(Stage::Subscriber, "web"), 2);
+        pipeline.loss(&loss(Stage::RingBuffer, "ebpf"), 3);
+        assert_eq!((pipeline.total_lost(), pipeline.last_loss_ns), (2, Some(3)));
     }
 
     #[test]

@@ -24,9 +24,12 @@ pub(crate) struct Transaction {
     pub(crate) asked: Option<(u64, u64)>,
     /// The peer that sent it, and when.
     pub(crate) received: Option<(u64, u64)>,
-    /// In the mempool: when, virtual size (vB), fee (sat).
+    /// Taken into the mempool: when, virtual size (vB), fee (sat).
     pub(crate) added: Option<(u64, i32, i64)>,
+    /// Refused, and not taken since. An orphan is refused, too, until its parents come.
     pub(crate) rejected: bool,
+    /// No more in the mempool: mined, replaced, or removed otherwise.
+    pub(crate) gone: bool,
 }
 
 /// The last transactions.
@@ -75,12 +78,23 @@ impl Transactions {
 
     /// The mempool took one.
     pub(crate) fn added(&mut self, txid: [u8; 32], vsize: i32, fee: i64, time_ns: u64) {
-        self.by_txid(txid, time_ns).added = Some((time_ns, vsize, fee));
+        let transaction = self.by_txid(txid, time_ns);
+        transaction.added = Some((time_ns, vsize, fee));
+        (transaction.rejected, transaction.gone) = (false, false);
+    }
+
+    /// One left the mempool.
+    pub(crate) fn gone(&mut self, txid: [u8; 32]) {
+        let hash = self.alias.get(&txid).copied().unwrap_or(txid);
+        if let Some(transaction) = self.by_hash.get_mut(&hash) {
+            transaction.gone = true;
+        }
     }
 
     /// The mempool refused one.
     pub(crate) fn rejected(&mut self, txid: [u8; 32], time_ns: u64) {
-        self.by_txid(txid, time_ns).rejected = true;
+        let transaction = self.by_txid(txid, time_ns);
+        transaction.rejected = transaction.added.is_none();
     }
 
     /// The last ones, the last first.
@@ -126,6 +140,7 @@ impl Transactions {
             received: None,
             added: None,
             rejected: false,
+            gone: false,
         })
     }
 }
@@ -149,6 +164,26 @@ mod tests {
         let seen = all.last().next().unwrap();
         assert_eq!((seen.first_peer, seen.announced_by, seen.told_to, seen.asked_by), (Some(7), 2, 1, 1));
         assert_eq!((seen.received, seen.added), (Some((7, 13)), Some((14, 141, 282))));
+    }
+
+    #[test]
+    fn an_orphan_is_refused_until_it_is_taken_and_what_is_mined_is_gone() {
+        let mut all = Transactions::default();
+        let (wtxid, txid) = ([1; 32], [2; 32]);
+        all.announced(wtxid, 7, 10);
+        all.received(wtxid, txid, 7, 11);
+        let state = |all: &Transactions| {
+            let seen = all.last().next().unwrap();
+            (seen.rejected, seen.added.is_some(), seen.gone)
+        };
+        all.rejected(txid, 12);
+        assert_eq!(state(&all), (true, false, false));
+        all.added(txid, 141, 282, 13);
+        all.rejected(txid, 14);
+        assert_eq!(state(&all), (false, true, false), "again, it is refused as known");
+        all.gone(txid);
+        all.gone([9; 32]);
+        assert_eq!((state(&all), all.last().count()), ((false, true, true), 1));
     }
 
     #[test]

@@ -6,6 +6,10 @@ use peer_observer_events::proto::ebpf_extractor::connection::connection_event;
 use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
 use peer_observer_events::proto::ebpf_extractor::message::message_event::Msg;
 use peer_observer_events::proto::ebpf_extractor::message::{MessageEvent, Metadata, Version};
+use peer_observer_events::proto::rpc_extractor::rpc::RpcEvent;
+use peer_observer_events::proto::rpc_extractor::{
+    Addrman, AddrmanBucket, AddrmanEntry, PeerInfo, PeerInfos, Rpc,
+};
 
 use super::*;
 use crate::web::views::TOPICS;
@@ -194,23 +198,48 @@ fn addresses() -> std::collections::BTreeSet<String> {
 
 #[tokio::test]
 async fn in_limited_mode_no_address_comes_out() {
-    let addresses = addresses();
+    let mut addresses = addresses();
     assert!(addresses.len() > 10, "{addresses:?}");
+    // Of the address manager, and of a peer as getpeerinfo tells it.
+    let told_over_rpc = [77, 78, 79, 80].map(|i| format!("203.0.113.{i}"));
+    addresses.extend(told_over_rpc.clone());
+    addresses.insert("203.0.0.0/16".into());
     for limited in [false, true] {
-        let running = Running::with_tour(Config { web_limited: limited, ..Config::default() }).await;
+        let mut running = Running::with_tour(Config { web_limited: limited, ..Config::default() }).await;
+        let entry = AddrmanEntry { address: told_over_rpc[0].clone(), ..AddrmanEntry::default() };
+        let bucket = AddrmanBucket { entries: [(0, entry)].into() };
+        let addrman = Addrman { new: [(0, bucket)].into(), ..Addrman::default() };
+        let info = PeerInfo {
+            id: 5_000,
+            address: format!("{}:8333", told_over_rpc[1]),
+            address_bind: format!("{}:8333", told_over_rpc[2]),
+            address_local: format!("{}:8333", told_over_rpc[3]),
+            ..PeerInfo::default()
+        };
+        for event in [RpcEvent::Addrman(addrman), RpcEvent::PeerInfos(PeerInfos { infos: vec![info] })] {
+            running.publish(1, PeerObserverEvent::RpcExtractor(Rpc { rpc_event: Some(event) }));
+        }
+        let is_told = |peers: &Value| peers["peers"].as_array().unwrap().iter().any(|row| row["id"] == 5_000);
+        running.wait_for("/api/v1/peers", is_told).await;
         let peers = running.json("/api/v1/peers").await;
         let rows = [&peers["peers"], &peers["left"]].into_iter().flat_map(|rows| rows.as_array().unwrap());
         let mut paths: Vec<_> = rows.map(|row| format!("/api/v1/peer?id={}", row["id"])).collect();
         paths.extend(TOPICS.iter().map(|topic| format!("/api/v1/{}", topic.name)));
         let mut told = 0;
+        let mut over_rpc = std::collections::BTreeSet::new();
         for path in paths {
             let (_, body) = running.get(&path).await;
             // Digits with dots may also be a user agent's version.
             let found: Vec<_> = addresses.iter().filter(|addr| body.contains(&***addr)).collect();
             told += found.len();
+            over_rpc.extend(
+                found.iter().filter(|addr| addr.starts_with("203.0.113.")).map(|addr| (*addr).clone()),
+            );
             assert!(!limited || found.is_empty(), "{path} tells {found:?}");
         }
         assert!(limited || told > 10, "the search finds what is there: {told}");
+        // Of the entries of the address manager, only the groups of networks are told.
+        assert!(limited || over_rpc.len() == 3, "{over_rpc:?}");
         let log = running.get("/api/v1/log").await.0;
         assert!(log.starts_with(if limited { "HTTP/1.1 403" } else { "HTTP/1.1 200" }), "{log}");
         for path in ["/", "/ws"] {

@@ -141,6 +141,30 @@ async fn a_request_that_is_none_ends_the_stream() {
 }
 
 #[tokio::test]
+async fn a_frame_that_will_be_too_long_is_not_waited_for() {
+    let running = Running::start(Config::default()).await;
+    for path in ["/ws", "/api/v1/stream"] {
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+            running.address
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        // A masked text of 1 MiB, of which nothing comes (RFC 6455, 5.2).
+        let mut head = vec![0x81, 0x80 | 127];
+        head.extend((1_u64 << 20).to_be_bytes());
+        head.extend([0; 4]);
+        stream.write_all(&head).await.unwrap();
+        let mut answer = Vec::new();
+        let end = tokio::time::timeout(LONG, stream.read_to_end(&mut answer)).await;
+        assert!(end.is_ok(), "{path} waits for it");
+        assert!(answer.starts_with(b"HTTP/1.1 101"), "{path}: {}", String::from_utf8_lossy(&answer));
+    }
+    running.end().await;
+}
+
+#[tokio::test]
 async fn a_flood_of_requests_ends_the_connection_of_who_sends_it() {
     let running = Running::start(Config::default()).await;
     for (path, request) in [("/ws", "{\"p2p\":true}"), ("/api/v1/stream", "{\"close\":1}")] {
@@ -189,6 +213,18 @@ async fn a_client_that_reads_nothing_slows_nobody_and_is_told_what_it_missed() {
         tokio::spawn(async move { while stalled.next().await.is_some_and(|message| message.is_ok()) {} });
     running.wait_for("/api/v1/health", |health| health["own"]["skipped_events"].as_u64().unwrap() > 0).await;
     reading.abort();
+    // More at once than an update takes.
+    for _ in 0..4 {
+        running.publish_tour();
+    }
+    let mut left_out = 0;
+    while left_out == 0 {
+        let update = hear_json(&mut stalled_stream).await;
+        left_out = update["missed"].as_u64().unwrap_or(0);
+        for what in ["skipped", "forgotten"] {
+            left_out += update["data"][what].as_u64().unwrap_or(0);
+        }
+    }
     running.end().await;
 }
 

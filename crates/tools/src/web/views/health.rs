@@ -20,7 +20,8 @@ pub(super) const TOPIC: Topic = Topic {
         ("limited", "Addresses are not shown"),
         ("nodes", "Nodes seen, and how many of them are live"),
         ("events", "Events received"),
-        ("lost", "Events lost anywhere, as those who lost them tell"),
+        ("lost", "Events lost on their way to this page"),
+        ("without_origin", "Events of public extractors: losses among them cannot be seen"),
         ("own", "The queue and the clients of this tool"),
     ],
     render,
@@ -45,6 +46,7 @@ fn render(context: &Context<'_>, _query: &Query) -> Result<Answer, Refused> {
         "nodes": { "seen": seen, "live": live, "not_followed_events": model.other_nodes },
         "events": model.events,
         "lost": model.pipeline.total_lost(),
+        "without_origin": model.pipeline.without_origin,
         "own": context.own,
     })
     .to_string()

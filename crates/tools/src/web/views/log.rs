@@ -14,6 +14,7 @@ pub(super) const TOPIC: Topic = Topic {
     about: "Lines of the node's debug.log, the newest; not in limited mode",
     parameters: &[NODE, AFTER, LIMIT],
     fields: &[
+        ("node", "Name of the node"),
         ("next", "Number to ask for with `after`, to go on from here"),
         ("skipped", "Lines that are newer than `after` and were left out"),
         ("lines", "number, time_us, category, level, thread, text, the oldest first"),
@@ -23,6 +24,7 @@ pub(super) const TOPIC: Topic = Topic {
 
 #[derive(Serialize)]
 struct Lines<'a> {
+    node: &'a str,
     next: u64,
     skipped: u64,
     lines: Vec<Shown<'a>>,
@@ -62,5 +64,5 @@ fn render(context: &Context<'_>, query: &Query) -> Result<Answer, Refused> {
     lines.reverse();
     let skipped = if query.after.is_some() { node.log.count() - after - lines.len() as u64 } else { 0 };
     let next = node.log.count();
-    Ok(Answer { text: json(&Lines { next, skipped, lines }), next: Some(next) })
+    Ok(Answer { text: json(&Lines { node: &node.name, next, skipped, lines }), next: Some(next) })
 }

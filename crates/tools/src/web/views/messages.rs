@@ -21,6 +21,7 @@ pub(super) const TOPIC: Topic = Topic {
         LIMIT,
     ],
     fields: &[
+        ("node", "Name of the node"),
         ("next", "Number to ask for with `after`, to go on from here"),
         ("skipped", "Messages that were there, are newer than `after`, and were left out because of `limit`"),
         ("forgotten", "Messages that are newer than `after` and are not kept any more"),
@@ -34,6 +35,7 @@ pub(super) const TOPIC: Topic = Topic {
 
 #[derive(Serialize)]
 struct Messages<'a> {
+    node: &'a str,
     next: u64,
     skipped: u64,
     forgotten: u64,
@@ -92,5 +94,8 @@ fn render(context: &Context<'_>, query: &Query) -> Result<Answer, Refused> {
     let next = node.messages();
     let skipped = found - messages.len() as u64;
     let forgotten = if query.after.is_some() { first.saturating_sub(after + 1) } else { 0 };
-    Ok(Answer { text: json(&Messages { next, skipped, forgotten, messages }), next: Some(next) })
+    Ok(Answer {
+        text: json(&Messages { node: &node.name, next, skipped, forgotten, messages }),
+        next: Some(next),
+    })
 }

@@ -44,6 +44,22 @@ pub(crate) struct Query {
     pub(crate) direction: Option<Direction>,
 }
 
+impl Query {
+    /// The same, without what a topic does not take.
+    pub(crate) fn only(&self, parameters: Parameters) -> Query {
+        let takes = |key: &str| parameters.iter().any(|(name, _)| *name == key);
+        Query {
+            node: self.node.clone().filter(|_| takes("node")),
+            id: self.id.filter(|_| takes("id")),
+            range: self.range.filter(|_| takes("range")),
+            after: self.after.filter(|_| takes("after")),
+            limit: self.limit.filter(|_| takes("limit")),
+            command: self.command.clone().filter(|_| takes("command")),
+            direction: self.direction.filter(|_| takes("direction")),
+        }
+    }
+}
+
 /// Which way a message went, as the node sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]

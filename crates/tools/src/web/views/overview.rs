@@ -146,7 +146,7 @@ fn render(context: &Context<'_>, query: &Query) -> Result<Answer, Refused> {
         "connections": {
             "begun": node.peers.opened, "ended": node.peers.ended, "evicted": node.peers.evicted,
         },
-        "tip": node.tip.map(|(height, time_ns)| json!({ "height": height, "time_us": us(time_ns) })),
+        "tip": node.tip.map(|(height, time_ns)| json!({ "height": height, "time_us": time_ns.map(us) })),
         "blocks": blocks,
         "mempool": node.told.mempool.as_ref().map(|info| json!({
             "transactions": info.size, "vbytes": info.bytes, "usage": info.usage, "max": info.max_mempool,

@@ -33,8 +33,8 @@ pub(super) const LOSS: Topic = Topic {
     about: "What was lost, where, and why",
     parameters: &[],
     fields: &[
-        ("total", "Events lost so far"),
-        ("lost", "The same by stage, cause and component"),
+        ("total", "Events lost so far on their way to this page"),
+        ("lost", "Events lost by stage, cause and component, those of other tools too"),
         ("losses", "The last losses, the newest first"),
     ],
     render: loss,

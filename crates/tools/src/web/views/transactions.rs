@@ -76,7 +76,7 @@ fn render(context: &Context<'_>, query: &Query) -> Result<Answer, Refused> {
                 "added": transaction.added.map(|(at, vsize, fee)| json!({
                     "time_us": us(at), "vsize": vsize, "fee": fee,
                 })),
-                "rejected": transaction.rejected,
+                "rejected": transaction.rejected, "gone": transaction.gone,
             })
         })
         .collect();
