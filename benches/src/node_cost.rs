@@ -21,15 +21,16 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
         let costs = compare(size)?;
         let what = format!("node: cost of a hit of {size} B, flat out");
         let beside = format!(
-            "empty program = 1.00; {:.0} ns against {:.0} (smallest: {:.0}, {:.0}; {:.0} while nobody reads the ring); {} lost",
-            costs.ours,
-            costs.empty,
+            "empty program = 1.00; {:.0} ns against {:.0}, the smallest of {ROUNDS} rounds each (medians: {:.0}, {:.0}; {:.0} while nobody reads the ring); {} lost",
             costs.smallest_ours,
             costs.smallest_empty,
+            costs.ours,
+            costs.empty,
             costs.smallest_unread,
             costs.lost
         );
-        add(report, &what, size, costs.ours / costs.empty, beside);
+        // What else the machine does only adds to a round.
+        add(report, &what, size, costs.smallest_ours / costs.smallest_empty, beside);
     }
     Ok(())
 }
