@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::views::{Direction, Query, TOPICS, Topic};
+use super::views::{Direction, Query, RANGES, TOPICS, Topic};
 
 /// Where topics are.
 pub(crate) const BASE: &str = "/api/v1";
@@ -25,7 +25,10 @@ pub(crate) fn query(topic: &Topic, text: Option<&str>) -> Result<Query, String> 
             "node" => query.node = Some(value),
             "command" => query.command = Some(value),
             "id" => query.id = Some(value.parse().map_err(|_| bad())?),
-            "range" => query.range = Some(value.parse().map_err(|_| bad())?),
+            "range" => match value.parse() {
+                Ok(range) if RANGES.contains(&range) => query.range = Some(range),
+                _ => return Err(format!("range has to be one of {RANGES:?}, s")),
+            },
             "after" => query.after = Some(value.parse().map_err(|_| bad())?),
             "limit" => query.limit = Some(value.parse().map_err(|_| bad())?),
             "direction" if value == "in" => query.direction = Some(Direction::In),
@@ -70,10 +73,13 @@ pub(crate) fn openapi() -> String {
                 let schema = match *name {
                     "node" | "command" => json!({ "type": "string" }),
                     "direction" => json!({ "type": "string", "enum": ["in", "out"] }),
-                    "range" => json!({ "type": "integer", "enum": [300, 3600] }),
-                    _ => json!({ "type": "integer", "minimum": 0 }),
+                    "range" => json!({ "type": "integer", "enum": RANGES }),
+                    _ => json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX }),
                 };
-                json!({ "name": name, "in": "query", "description": about, "schema": schema })
+                let required = topic.required == Some(name);
+                json!({
+                    "name": name, "in": "query", "description": about, "schema": schema, "required": required,
+                })
             })
             .collect();
         let properties: serde_json::Map<_, _> = topic
@@ -127,6 +133,7 @@ mod tests {
             ("id=99999999999999999999", "number"),
             ("direction=up", "in"),
             ("colour=red", "takes: node, id"),
+            ("range=300", "takes: node, id"),
             ("node=%ff", "UTF-8"),
             ("node=%f", "UTF-8"),
             ("node=%é", "UTF-8"),
@@ -135,6 +142,9 @@ mod tests {
             assert!(error.contains(expected), "{bad}: {error}");
         }
         assert!(query(topic("health").unwrap(), Some("node=a")).is_err());
+        let overview = topic("overview").unwrap();
+        assert_eq!(query(overview, Some("range=3600")).unwrap().range, Some(3600));
+        assert!(query(overview, Some("range=60")).unwrap_err().contains("300, 3600"));
     }
 
     #[test]
@@ -144,12 +154,11 @@ mod tests {
         assert_eq!(paths.len(), TOPICS.len());
         for topic in TOPICS {
             let path = &paths[&format!("{BASE}/{}", topic.name)]["get"];
-            assert_eq!(
-                path["parameters"].as_array().unwrap().len(),
-                topic.parameters.len(),
-                "{}",
-                topic.name
-            );
+            let parameters = path["parameters"].as_array().unwrap();
+            assert_eq!(parameters.len(), topic.parameters.len(), "{}", topic.name);
+            let required: Vec<_> =
+                parameters.iter().filter(|parameter| parameter["required"] == true).collect();
+            assert_eq!(required.len(), usize::from(topic.name == "peer"), "{}", topic.name);
         }
     }
 }

@@ -14,6 +14,7 @@ pub(super) const TOPIC: Topic = Topic {
     name: "addresses",
     about: "Gossip of addresses by peer, network, group of networks and age; the last announcements",
     parameters: &[NODE],
+    required: None,
     fields: &[
         ("node", "Name of the node"),
         ("now_us", "The node's time, us since the UNIX epoch"),

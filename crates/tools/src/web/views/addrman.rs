@@ -11,6 +11,7 @@ pub(super) const TOPIC: Topic = Topic {
     name: "addrman",
     about: "The address manager by network, group of networks and autonomous system, where RPC is read",
     parameters: &[NODE],
+    required: None,
     fields: &[
         ("node", "Name of the node"),
         ("now_us", "The node's time, us since the UNIX epoch"),

@@ -13,6 +13,7 @@ pub(super) const TOPIC: Topic = Topic {
     name: "blocks",
     about: "The last blocks: who told of them when and how, what was missing, how long they took",
     parameters: &[NODE],
+    required: None,
     fields: &[
         ("node", "Name of the node"),
         ("now_us", "The node's time, us since the UNIX epoch"),

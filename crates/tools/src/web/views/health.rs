@@ -11,6 +11,7 @@ pub(super) const TOPIC: Topic = Topic {
     name: "health",
     about: "Whether events come, and whether some are lost",
     parameters: &[],
+    required: None,
     fields: &[
         (
             "status",

@@ -13,6 +13,7 @@ pub(super) const TOPIC: Topic = Topic {
     name: "log",
     about: "Lines of the node's debug.log, the newest; not in limited mode",
     parameters: &[NODE, AFTER, LIMIT],
+    required: None,
     fields: &[
         ("node", "Name of the node"),
         ("next", "Number to ask for with `after`, to go on from here"),

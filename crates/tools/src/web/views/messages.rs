@@ -20,6 +20,7 @@ pub(super) const TOPIC: Topic = Topic {
         AFTER,
         LIMIT,
     ],
+    required: None,
     fields: &[
         ("node", "Name of the node"),
         ("next", "Number to ask for with `after`, to go on from here"),

@@ -24,6 +24,9 @@ use serde::{Deserialize, Serialize};
 
 use super::model::{Model, Node, Now};
 
+/// Lengths of a history, s.
+pub(crate) const RANGES: [u64; 2] = [300, 3600];
+
 /// What a view is asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -32,7 +35,7 @@ pub(crate) struct Query {
     pub(crate) node: Option<String>,
     /// A peer's id.
     pub(crate) id: Option<u64>,
-    /// Length of the history, s: 300 or 3600.
+    /// Length of the history, s: one of [`RANGES`].
     pub(crate) range: Option<u64>,
     /// Only what is newer than this number.
     pub(crate) after: Option<u64>,
@@ -155,6 +158,8 @@ pub(crate) struct Topic {
     /// One sentence.
     pub(crate) about: &'static str,
     pub(crate) parameters: Parameters,
+    /// The one of them that it cannot do without.
+    pub(crate) required: Option<&'static str>,
     /// What the answer has, and what it means.
     pub(crate) fields: &'static [(&'static str, &'static str)],
     pub(crate) render: fn(&Context<'_>, &Query) -> Result<Answer, Refused>,

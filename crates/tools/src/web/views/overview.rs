@@ -22,6 +22,7 @@ pub(super) const NODES: Topic = Topic {
     name: "nodes",
     about: "The nodes that were seen",
     parameters: &[],
+    required: None,
     fields: &[(
         "nodes",
         "For each: name, live, now_us (its time), last_us (its last event), messages, peers, rate (messages/s)",
@@ -33,6 +34,7 @@ pub(super) const TOPIC: Topic = Topic {
     name: "overview",
     about: "A node at a glance: rates, history, peers, blocks, mempool, losses",
     parameters: &[NODE, ("range", "Length of the history, s: 300 (steps of 1 s) or 3600 (steps of 10 s)")],
+    required: None,
     fields: &[
         ("node", "Name of the node"),
         ("now_us", "The node's time, us since the UNIX epoch"),

@@ -14,6 +14,7 @@ pub(super) const TOPIC: Topic = Topic {
     name: "peer",
     about: "One peer: what it said and was told, first and last, ratios, pings, earlier connections",
     parameters: &[NODE, ("id", "Bitcoin Core's id of the peer")],
+    required: Some("id"),
     fields: &[
         ("node", "Name of the node"),
         ("now_us", "The node's time, us since the UNIX epoch"),

@@ -11,6 +11,7 @@ pub(super) const TOPIC: Topic = Topic {
     name: "peers",
     about: "The peers of a node, a row each, and those that left last",
     parameters: &[NODE],
+    required: None,
     fields: &[
         ("node", "Name of the node"),
         ("now_us", "The node's time, us since the UNIX epoch"),

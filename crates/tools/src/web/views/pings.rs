@@ -10,6 +10,7 @@ pub(super) const TOPIC: Topic = Topic {
     name: "pings",
     about: "Round trips by peer, answers that are awaited, and what waits to be sent",
     parameters: &[NODE],
+    required: None,
     fields: &[
         ("node", "Name of the node"),
         ("now_us", "The node's time, us since the UNIX epoch"),

@@ -11,6 +11,7 @@ pub(super) const TOPIC: Topic = Topic {
     name: "pipeline",
     about: "From probes to this page: events by extractor and subject, hits of probes, latency, losses, this tool's queue",
     parameters: &[],
+    required: None,
     fields: &[
         ("now_us", "This machine's time, us since the UNIX epoch"),
         ("events", "Events by node, extractor and subject so far"),
@@ -32,6 +33,7 @@ pub(super) const LOSS: Topic = Topic {
     name: "loss",
     about: "What was lost, where, and why",
     parameters: &[],
+    required: None,
     fields: &[
         ("total", "Events lost so far on their way to this page"),
         ("lost", "Events lost by stage, cause and component, those of other tools too"),

@@ -15,6 +15,7 @@ pub(super) const TOPIC: Topic = Topic {
     name: "transactions",
     about: "Transaction relay by peer, and the last transactions with their way through the node",
     parameters: &[NODE],
+    required: None,
     fields: &[
         ("node", "Name of the node"),
         ("now_us", "The node's time, us since the UNIX epoch"),
