@@ -65,7 +65,8 @@ impl Report {
              `sudo cargo xtask check-node` starts nodes of an installed Bitcoin Core on regtest, gives them peers, transactions \
              and blocks, kills, restarts and upgrades them, and compares what `peer-observer extract ebpf` published over NATS \
              with what the nodes say over RPC. Then `peer-observer run` looks through all windows into a node that is restarted and \
-             whose log is rotated meanwhile (`--minutes`), with RPC intervals of 2 and 10 s. It wrote this file.\n\nNode: {}\n\n\
+             whose log is rotated meanwhile (`--minutes`), with RPC intervals of 2 and 10 s; where there is a `bitcoin-node`, that is the \
+             node, with `-ipcbind=unix`. It wrote this file.\n\nNode: {}\n\n\
              | what was compared | seen | differences |\n|---|---|---|\n",
             self.version
         );

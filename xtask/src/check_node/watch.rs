@@ -13,6 +13,7 @@ use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
 use peer_observer_events::proto::observer::{Books, Loss};
 use peer_observer_events::{Event, PeerObserverEvent, Subject};
 use peer_observer_testkit::nats::NatsServer;
+use peer_observer_testkit::need;
 use peer_observer_testkit::process::{Process, Signal};
 use tokio_util::sync::CancellationToken;
 
@@ -168,6 +169,8 @@ pub(super) fn build() -> Result<PathBuf> {
     };
     let status = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--package", "peer-observer", "--profile", profile])
+        // Its build needs Cap'n Proto: only where there is a node to talk to.
+        .args(need::bitcoin_node().is_ok().then_some("--features=ipc"))
         .arg("--target-dir")
         .arg(folder.parent().unwrap_or(Path::new("target")))
         .status()

@@ -12,15 +12,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
 use peer_observer_events::proto::ebpf_extractor::validation::validation_event;
+use peer_observer_events::proto::ipc_extractor::ipc::IpcEvent;
 use peer_observer_events::proto::observer::p2p_extra::P2pEvent as Extra;
 use peer_observer_events::proto::observer::{Source, peer_info::Transport};
 use peer_observer_events::proto::p2p_extractor::p2p::P2pEvent;
 use peer_observer_events::proto::rpc_extractor::rpc::RpcEvent;
 use peer_observer_events::{Event, PeerObserverEvent};
 use peer_observer_testkit::bitcoind::RealNode;
-use peer_observer_testkit::free_port;
 use peer_observer_testkit::peer::Peer;
 use peer_observer_testkit::process::Signal;
+use peer_observer_testkit::{free_port, need};
 use serde_json::{Value, json};
 
 use super::coins::{self, ANYONE, Coin, NODE_ARGS};
@@ -44,7 +45,9 @@ pub(super) fn check(report: &mut Report, peer_observer: &Path, time: Duration) -
     let page = SocketAddr::from(([127, 0, 0, 1], free_port()?));
     let addnode = format!("-addnode={p2p}");
     let own = [addnode.as_str(), "-debug=validation", "-debug=cmpctblock", "-logtimemicros=1"];
-    let mut node = RealNode::start(&[&NODE_ARGS[..], &own].concat())?;
+    let args = [&NODE_ARGS[..], &own].concat();
+    let has_ipc = need::bitcoin_node().is_ok();
+    let mut node = if has_ipc { RealNode::start_with_ipc(&args)? } else { RealNode::start(&args)? };
     node.rpc("generatetodescriptor", json!([COIN_BLOCKS + 100, ANYONE]))?;
     let coins = coins::mined(&node, 1..=COIN_BLOCKS)?;
     node.stop()?;
@@ -102,7 +105,11 @@ pub(super) fn check(report: &mut Report, peer_observer: &Path, time: Duration) -
     let (seen, differences) = life.compare_blocks(&events);
     report.check(what("ebpf, blocks connected"), seen, differences);
     compare_metrics(report, &what("rpc, what it says of itself"), &metrics);
-    compare_names(report, &what("one name"), &watch.finish()?);
+    if has_ipc {
+        let (seen, differences) = life.compare_tips(&events);
+        report.check(what("ipc, tips while it was connected"), seen, differences);
+    }
+    compare_names(report, &what("one name"), &watch.finish()?, has_ipc);
     report.table(Table {
         title: "RPC extractor of `run`, in its own metrics",
         header: &["method", "events", "fetch errors", "missed rounds", "not understood", "unknown fields"],
@@ -211,6 +218,31 @@ impl Life {
         )
     }
 
+    /// Every block of a round became the tip, and the interface for it was there soon after each start.
+    fn compare_tips(&self, events: &[Arc<Event>]) -> (String, Vec<String>) {
+        let mut tips: BTreeMap<String, u64> = BTreeMap::new();
+        for event in events {
+            if let (Some(PeerObserverEvent::IpcExtractor(ipc)), Some(origin)) =
+                (&event.peer_observer_event, &event.origin)
+                && let Some(IpcEvent::BlockTip(tip)) = &ipc.ipc_event
+            {
+                tips.entry(display_order(&tip.hash)).or_insert(origin.time_ns);
+            }
+        }
+        let is_connected =
+            |at: u64| self.lives.iter().any(|(start, end)| start + SETTLED_NS < at && at < *end);
+        let due: Vec<&str> =
+            self.mined.iter().filter(|(_, at)| is_connected(*at)).map(|(hash, _)| hash.as_str()).collect();
+        let missing: Vec<String> = due
+            .iter()
+            .filter(|hash| !tips.contains_key(**hash))
+            .map(|hash| format!("{hash} is missing"))
+            .collect();
+        let delays = delays(&due, &tips, &connected(events));
+        let seen = format!("{} of {} blocks, {delays}", due.len() - missing.len(), due.len());
+        (seen, missing)
+    }
+
     /// Blocks that were mined while the node was connected must have been announced.
     fn compare_announcements(&self, events: &[Arc<Event>]) -> (String, Vec<String>) {
         let mut announced: BTreeMap<String, u64> = BTreeMap::new();
@@ -248,21 +280,12 @@ impl Life {
                 .filter(|hash| !announced.contains_key(**hash))
                 .map(|hash| format!("{hash} is missing")),
         );
-        let connected = connected(events);
-        let mut delays: Vec<i128> = due
-            .iter()
-            .filter_map(|hash| Some(i128::from(*announced.get(*hash)?) - i128::from(*connected.get(*hash)?)))
-            .collect();
-        delays.sort_unstable();
-        let ms = |ns: Option<&i128>| ns.map_or(0.0, |ns| *ns as f64 / 1e6);
+        let delays = delays(&due, &announced, &connected(events));
         let v2 = connections.iter().filter(|(_, transport)| *transport == Transport::V2).count();
         let seen = format!(
-            "{} of {} blocks announced, {:.1} ms after validation:block_connected at the median (from {:.1} to {:.1}); {} connections, {v2} of them v2",
+            "{} of {} blocks announced, {delays}; {} connections, {v2} of them v2",
             due.len() - differences.len().min(due.len()),
             due.len(),
-            ms(delays.get(delays.len() / 2)),
-            ms(delays.first()),
-            ms(delays.last()),
             connections.len(),
         );
         (seen, differences)
@@ -306,6 +329,20 @@ fn connected(events: &[Arc<Event>]) -> BTreeMap<String, u64> {
         }
     }
     connected
+}
+
+/// How long after the tracepoint these blocks were told otherwise.
+fn delays(blocks: &[&str], told: &BTreeMap<String, u64>, connected: &BTreeMap<String, u64>) -> String {
+    let delay = |hash: &&str| Some(i128::from(*told.get(*hash)?) - i128::from(*connected.get(*hash)?));
+    let mut delays: Vec<i128> = blocks.iter().filter_map(delay).collect();
+    delays.sort_unstable();
+    let ms = |ns: Option<&i128>| ns.map_or(0.0, |ns| *ns as f64 / 1e6);
+    format!(
+        "{:.1} ms after validation:block_connected at the median (from {:.1} to {:.1})",
+        ms(delays.get(delays.len() / 2)),
+        ms(delays.first()),
+        ms(delays.last())
+    )
 }
 
 /// What the last answers about chain and peers said: best block, and ids of peers.
@@ -379,7 +416,7 @@ fn compare_pings(events: &[Arc<Event>], time: Duration) -> (String, Vec<String>)
 }
 
 /// All events are of one node, from all extractors, and what was lost was told.
-fn compare_names(report: &mut Report, what: &str, ended: &Ended) {
+fn compare_names(report: &mut Report, what: &str, ended: &Ended, has_ipc: bool) {
     let mut by: BTreeMap<(String, Source), u64> = BTreeMap::new();
     for event in &ended.events {
         let Some(origin) = &event.origin else { continue };
@@ -388,7 +425,8 @@ fn compare_names(report: &mut Report, what: &str, ended: &Ended) {
     let mut differences: Vec<String> =
         by.keys().filter(|(node, _)| node != "alice").map(|key| format!("events of {key:?}")).collect();
     let mut seen = Vec::new();
-    for source in [Source::Ebpf, Source::Rpc, Source::Log, Source::P2p] {
+    let sources = [Source::Ebpf, Source::Rpc, Source::Log, Source::P2p, Source::Ipc];
+    for source in sources.into_iter().filter(|source| has_ipc || *source != Source::Ipc) {
         let name = source.as_str_name().to_lowercase();
         match by.get(&("alice".to_owned(), source)) {
             Some(count) => seen.push(format!("{count} of {name}")),
