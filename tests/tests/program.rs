@@ -144,11 +144,13 @@ fn fatal_errors_say_what_to_do_and_are_no_success() {
     let file = folder.path().join("peer-observer.toml");
     std::fs::write(&file, "[metrics]\nmetrics_adress = \"127.0.0.1:1\"\n").unwrap();
     let file = file.display().to_string();
-    let cases: [(&[&str], i32, &str); 11] = [
+    let cases: [(&[&str], i32, &str); 13] = [
         (&["demo", "--once", "--no-probes", "-m", &taken], 1, "--metrics-address"),
         (&["demo", "--once", "--speed=-1"], 1, "--speed -1"),
         (&["metrics", "-m", &taken, "-a", "127.0.0.1:1"], 1, &taken),
         (&["metrics", "-u", "alice"], 1, "--nats-password"),
+        (&["metrics", "-p", "secret"], 1, "--nats-username"),
+        (&["metrics", "--nats-credentials-file", &file], 1, "NKey"),
         (&["metrics", "-a", "not an address"], 1, "HOST:PORT"),
         (&["logger", "--no-such-flag"], 2, "--no-such-flag"),
         (&["--log-level", "loud", "doctor"], 2, "loud"),

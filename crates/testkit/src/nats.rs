@@ -66,11 +66,19 @@ pub struct Config {
     pub transport: Transport,
     /// Whether it has JetStream.
     pub storage: Storage,
+    /// Lines for its configuration file that nothing else here stands for.
+    pub lines: String,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { max_payload: MAX_PAYLOAD, login: None, transport: Transport::Plain, storage: Storage::None }
+        Config {
+            max_payload: MAX_PAYLOAD,
+            login: None,
+            transport: Transport::Plain,
+            storage: Storage::None,
+            lines: String::new(),
+        }
     }
 }
 
@@ -203,6 +211,7 @@ fn config_file(config: &Config, folder: &Path, port: Option<u16>) -> String {
     if config.storage == Storage::JetStream {
         text += &format!("jetstream {{ store_dir: \"{folder}/jetstream\" }}\n");
     }
+    text += &config.lines;
     text
 }
 

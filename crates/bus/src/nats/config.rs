@@ -95,12 +95,11 @@ impl NatsConfig {
         let user = match (&self.nats_username, password) {
             (Some(user), Some(password)) => Some((user.clone(), password)),
             (Some(user), None) => return Err(Error::NoPassword(user.clone())),
-            (None, _) => None,
+            // Without the name, nobody would be logged in, and nobody would say so.
+            (None, Some(_)) => return Err(Error::NoUser),
+            (None, None) => None,
         };
-        let credentials = match &self.nats_credentials_file {
-            Some(path) => Some(read("the NATS credentials file", path)?),
-            None => None,
-        };
+        let credentials = self.nats_credentials_file.as_deref().map(read_credentials).transpose()?;
         for (what, path) in [
             ("the NATS CA file", &self.nats_tls_ca),
             ("the NATS client certificate", &self.nats_tls_cert),
@@ -130,7 +129,17 @@ fn read(what: &'static str, path: &Path) -> Result<String, Error> {
     })
 }
 
+/// Reads a credentials file that can be used. Nothing of it is in the error: it holds a secret.
+fn read_credentials(path: &Path) -> Result<String, Error> {
+    let text = read("the NATS credentials file", path)?;
+    match ConnectOptions::with_credentials(&text) {
+        Ok(_) => Ok(text),
+        Err(_) => Err(Error::Credentials(path.display().to_string())),
+    }
+}
+
 impl Prepared {
+    /// Options of a connection. Whatever is asked for is in there: a connection without its login or without TLS is none.
     pub(super) fn connect_options(&self) -> ConnectOptions {
         let mut options = ConnectOptions::new()
             .retry_on_initial_connect()
@@ -146,13 +155,7 @@ impl Prepared {
             options = options.user_and_password(user.clone(), password.clone());
         }
         if let Some(credentials) = &self.credentials {
-            options = match options.credentials(credentials) {
-                Ok(options) => options,
-                Err(error) => {
-                    tracing::error!(%error, "the NATS credentials file is malformed, connecting without");
-                    ConnectOptions::new().retry_on_initial_connect()
-                }
-            };
+            options = options.credentials(credentials).expect("they were parsed when they were read");
         }
         if let Some(ca) = &self.ca {
             options = options.add_root_certificates(ca.clone());
@@ -178,6 +181,20 @@ mod tests {
             ..Default::default()
         };
         assert!(matches!(file.prepare(), Err(Error::File { .. })));
+        for (password, file) in [(Some("secret".to_owned()), None), (None, Some("Cargo.toml".into()))] {
+            let nobody =
+                NatsConfig { nats_password: password, nats_password_file: file, ..Default::default() };
+            assert!(matches!(nobody.prepare(), Err(Error::NoUser)));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("user.creds");
+        let good = include_str!("testdata/user.creds");
+        let (jwt, seed) = good.split_at(good.find("-----BEGIN USER").unwrap());
+        for malformed in ["", "secret", jwt, seed, &good.replace("\nSU", "\nSX")] {
+            std::fs::write(&path, malformed).unwrap();
+            let config = NatsConfig { nats_credentials_file: Some(path.clone()), ..Default::default() };
+            assert!(matches!(config.prepare(), Err(Error::Credentials(_))), "{malformed:?}");
+        }
         let prefix = NatsConfig { subject_prefix: Some("a b".into()), ..Default::default() };
         assert!(matches!(prefix.prepare(), Err(Error::Prefix(_))));
     }

@@ -11,6 +11,8 @@
 mod config;
 mod publish;
 mod subscribe;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -46,6 +48,14 @@ pub enum Error {
     /// A user needs a password.
     #[error("--nats-username {0} needs --nats-password or --nats-password-file")]
     NoPassword(String),
+    /// A password needs a user.
+    #[error("--nats-password and --nats-password-file need --nats-username")]
+    NoUser,
+    /// The credentials file is none.
+    #[error(
+        "the NATS credentials file {0} has no JWT and NKey seed: give a .creds file as `nsc generate creds` writes it"
+    )]
+    Credentials(String),
     /// The address is not one.
     #[error("{0:?} is no NATS address: give HOST:PORT or nats://HOST:PORT")]
     Address(String),
