@@ -3,6 +3,8 @@
 //!
 //! For a machine where eBPF is not to be had, and for looking at an incident again with today's tools. Events carry the times of
 //! the recording. Capture files know neither Core's peer ids nor connection types: peers are numbered as they first appear.
+//!
+//! What is broken is passed over, said in the log, and told as a loss on the bus like any other.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use peer_observer_bus::{Finding, Publisher};
+use peer_observer_bus::loss::{LossBook, What};
+use peer_observer_bus::{Finding, Publisher, now_ns};
+use peer_observer_events::proto::observer::loss::Stage;
 use peer_observer_node::capture_file::{self, Merged};
 use peer_observer_node::hit::{Hit, Message};
 use peer_observer_node::recording::{self, Records};
@@ -101,7 +105,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
 /// Plays everything named in the settings, in the order it is named, until the end or `stop`.
 ///
 /// # Errors
-/// When something cannot be read. What is broken within a recording is logged and passed over.
+/// When something cannot be read. What is broken within a recording is logged, told as a loss, and passed over.
 pub async fn run(config: Config, mut publisher: Publisher, stop: CancellationToken) -> Result<(), Error> {
     if config.recording.is_empty() && config.capturemessages.is_empty() {
         return Err(Error::Nothing);
@@ -125,6 +129,39 @@ pub async fn run(config: Config, mut publisher: Publisher, stop: CancellationTok
     Ok(())
 }
 
+/// What of a recording could not be played.
+struct Losses {
+    node: Arc<str>,
+    book: LossBook,
+}
+
+impl Losses {
+    fn new(node: &Arc<str>, publisher: &Publisher) -> Self {
+        Losses { node: node.clone(), book: LossBook::new(publisher.component()) }
+    }
+
+    /// `cause` is `malformed`, or `truncated` where the file ends too early. How many messages were in what cannot be read is
+    /// not known: it counts as one.
+    fn count(&mut self, cause: &'static str, count: usize) {
+        let what = What {
+            stage: Stage::Decode,
+            cause,
+            node: self.node.clone(),
+            subject: None,
+            tracepoint: None,
+            session: None,
+        };
+        self.book.add(what, count as u64, None, now_ns());
+    }
+
+    /// Tells them, as what they are: found now, whenever the recording was made.
+    fn tell(mut self, publisher: &mut Publisher) {
+        for (node, loss) in self.book.take() {
+            publisher.publish(&node, now_ns(), loss);
+        }
+    }
+}
+
 /// Plays a recording of tracepoint hits. Returns the number of events.
 pub async fn play(
     bytes: &[u8],
@@ -135,11 +172,18 @@ pub async fn play(
 ) -> u64 {
     let mut pace = Pace::new(speed);
     let mut events = 0;
+    let mut losses = Losses::new(node, publisher);
     for record in Records::new(bytes) {
         let record = match record {
             Ok(record) => record,
+            Err(error @ recording::Error::CutShort { .. }) => {
+                tracing::warn!(%error, "the recording is truncated");
+                losses.count("truncated", 1);
+                continue;
+            }
             Err(error) => {
                 tracing::warn!(%error, "passing over a broken record");
+                losses.count("malformed", 1);
                 continue;
             }
         };
@@ -152,11 +196,12 @@ pub async fn play(
             () = stop.cancelled() => break,
         }
     }
+    losses.tell(publisher);
     events
 }
 
 async fn play_captures(
-    merged: Merged,
+    mut merged: Merged,
     node: &Arc<str>,
     speed: f64,
     publisher: &mut Publisher,
@@ -165,11 +210,13 @@ async fn play_captures(
     let mut pace = Pace::new(speed);
     let mut peers: HashMap<Arc<str>, i64> = HashMap::new();
     let mut events = 0;
-    for message in merged {
+    let mut losses = Losses::new(node, publisher);
+    for message in &mut merged {
         let message = match message {
             Ok(message) => message,
             Err(error) => {
                 tracing::warn!(%error, "leaving out the rest of a capture file");
+                losses.count("malformed", 1);
                 continue;
             }
         };
@@ -193,6 +240,14 @@ async fn play_captures(
             () = stop.cancelled() => break,
         }
     }
+    if merged.incomplete() > 0 {
+        tracing::warn!(
+            files = merged.incomplete(),
+            "capture files end in the middle of a message: the node was writing it, or died while it did"
+        );
+        losses.count("truncated", merged.incomplete());
+    }
+    losses.tell(publisher);
     events
 }
 
@@ -303,6 +358,62 @@ mod tests {
         let traced =
             played(Config { recording: vec![data("regtest-tour/tracepoints.bin.zst")], ..Config::default() });
         assert_eq!(messages(&captured), messages(&traced.await.unwrap()));
+    }
+
+    /// What was told as lost, by cause; the rest are events that were played.
+    fn told(deliveries: &[Delivery]) -> (Vec<(String, u64)>, usize) {
+        let losses: Vec<_> = deliveries
+            .iter()
+            .filter_map(|d| match d.event.peer_observer_event.as_ref()? {
+                PeerObserverEvent::Loss(loss) => {
+                    assert_eq!((loss.stage(), loss.component.as_str()), (Stage::Decode, "capture"));
+                    assert_eq!(d.event.origin.as_ref().unwrap().node, "capture");
+                    Some((loss.cause.clone(), loss.count))
+                }
+                _ => None,
+            })
+            .collect();
+        let events = deliveries.len() - losses.len();
+        (losses, events)
+    }
+
+    #[tokio::test]
+    async fn what_is_broken_in_a_recording_is_told_as_lost() {
+        let whole = recording::read_file(&data("regtest-tour/tracepoints.bin.zst"), MAX_RECORDING).unwrap();
+        let mut damaged = whole[..whole.len() - 1].to_vec();
+        // The kind of the first record, behind its length and time.
+        damaged[12] = 99;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tracepoints.bin");
+        std::fs::write(&path, damaged).unwrap();
+        let (losses, events) =
+            told(&played(Config { recording: vec![path], ..Config::default() }).await.unwrap());
+        assert_eq!(losses, [("malformed".to_owned(), 1), ("truncated".to_owned(), 1)]);
+        assert_eq!(events, 1653 - 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_broken_in_capture_files_is_told_as_lost() {
+        let message = |msg_type: &[u8; 12], length: u32| {
+            let time = 1_700_000_000_000_000_i64.to_le_bytes();
+            [&time[..], msg_type, &length.to_le_bytes()].concat()
+        };
+        let good = message(b"verack\0\0\0\0\0\0", 0);
+        let damaged = message(b"ver\0ack\0\0\0\0\0", 0);
+        let folder = tempfile::tempdir().unwrap();
+        let cases = [
+            ("127.0.0.1_1", [good.as_slice(), &damaged, &good].concat()),
+            ("127.0.0.1_2", [good.as_slice(), &good[..good.len() - 1]].concat()),
+            ("127.0.0.1_3", [good.as_slice(), &good].concat()),
+        ];
+        for (peer, bytes) in cases {
+            std::fs::create_dir(folder.path().join(peer)).unwrap();
+            std::fs::write(folder.path().join(peer).join(capture_file::RECEIVED), bytes).unwrap();
+        }
+        let config = Config { capturemessages: vec![folder.path().to_owned()], ..Config::default() };
+        let (losses, events) = told(&played(config).await.unwrap());
+        assert_eq!(losses, [("malformed".to_owned(), 1), ("truncated".to_owned(), 1)]);
+        assert_eq!(events, 4);
     }
 
     #[tokio::test]
