@@ -162,15 +162,17 @@ fn watch(
     let mut watcher = Watcher::new(config, kernel, processes, offset, work.clone(), watching)?;
 
     let reader_stop = Arc::new(AtomicBool::new(false));
-    let decoder = spawn("ebpf-decoder", move || decoder.run(&take_work, &give_back))?;
-    let reader = spawn("ebpf-reader", {
-        let stop = reader_stop.clone();
-        move || pipeline::read_ring(&ring, &work, &spare, &stop)
-    })?;
+    let threads = Threads {
+        decoder: spawn("ebpf-decoder", move || decoder.run(&take_work, &give_back))?,
+        reader: spawn("ebpf-reader", {
+            let stop = reader_stop.clone();
+            move || pipeline::read_ring(&ring, &work, &spare, &stop)
+        })?,
+    };
 
     let mut next_books = Instant::now() + BOOKS_EVERY;
     let mut next_look = Instant::now();
-    while !stopping.load(Ordering::Relaxed) && !reader.is_finished() {
+    while !stopping.load(Ordering::Relaxed) && threads.work() {
         let now = Instant::now();
         if now >= next_look {
             watcher.look();
@@ -185,11 +187,31 @@ fn watch(
     // In this order nothing is left behind: no new hits, then the rest of the ring, then the books of all of it.
     watcher.detach();
     reader_stop.store(true, Ordering::Relaxed);
-    let read = reader.join().map_err(|_| Error::Crashed("reader"))?;
-    watcher.keep_books();
-    drop(watcher);
-    decoder.join().map_err(|_| Error::Crashed("decoder"))?;
-    Ok(read?)
+    threads.end(|| {
+        watcher.keep_books();
+        drop(watcher);
+    })
+}
+
+/// The two threads between ring and bus. Neither ends before it is told to, unless it fails.
+struct Threads {
+    reader: thread::JoinHandle<Result<(), kernel::Error>>,
+    decoder: thread::JoinHandle<()>,
+}
+
+impl Threads {
+    /// Both do their work: without either, hits would go nowhere, and nobody would hear of it.
+    fn work(&self) -> bool {
+        !self.reader.is_finished() && !self.decoder.is_finished()
+    }
+
+    /// Waits for their end; `between` closes the books, when the reader has read all and the decoder still listens.
+    fn end(self, between: impl FnOnce()) -> Result<(), Error> {
+        let read = self.reader.join().map_err(|_| Error::Crashed("reader"))?;
+        between();
+        self.decoder.join().map_err(|_| Error::Crashed("decoder"))?;
+        Ok(read?)
+    }
 }
 
 fn spawn<T: Send + 'static>(
@@ -200,4 +222,42 @@ fn spawn<T: Send + 'static>(
         .name(name.into())
         .spawn(work)
         .map_err(|source| Error::System { doing: "starting the ebpf threads", source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_crashes_ends_the_extractor_with_an_error() {
+        for crashing in ["reader", "decoder"] {
+            let (end, until_end) = std::sync::mpsc::channel::<()>();
+            let (end_too, until_end_too) = std::sync::mpsc::channel::<()>();
+            let crash_or = move |name: &'static str, until: std::sync::mpsc::Receiver<()>| {
+                let _ = until.recv();
+                assert_ne!(name, crashing, "this is what is tested");
+            };
+            let threads = Threads {
+                reader: thread::spawn(move || {
+                    crash_or("reader", until_end);
+                    Ok(())
+                }),
+                decoder: thread::spawn(move || crash_or("decoder", until_end_too)),
+            };
+            assert!(threads.work());
+            let other = if crashing == "reader" {
+                drop(end);
+                end_too
+            } else {
+                drop(end_too);
+                end
+            };
+            while threads.work() {
+                thread::sleep(Duration::from_millis(1));
+            }
+            drop(other);
+            let ended = threads.end(|| ());
+            assert!(matches!(ended, Err(Error::Crashed(name)) if name == crashing), "{ended:?}");
+        }
+    }
 }

@@ -157,6 +157,8 @@ impl Decoder {
                         }
                     }
                     last_books = books;
+                    // Of records that could not be read; the kernel's own losses were told when they came.
+                    self.tell_losses();
                 }
             }
         }
@@ -256,5 +258,72 @@ impl Decoder {
         }
         self.tell_losses();
         self.publish_books(books);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use peer_observer_bus::{Bus, Delivery, Limits, Subscriber};
+    use peer_observer_events::Subject;
+    use peer_observer_events::proto::observer::{Loss, Source};
+    use peer_observer_node::names::Names;
+
+    use super::*;
+
+    /// A decoder on its thread, what it is given, and what it publishes.
+    struct Rig {
+        bus: Bus,
+        work: SyncSender<Work>,
+        decoder: std::thread::JoinHandle<()>,
+        subscriber: Subscriber,
+    }
+
+    impl Rig {
+        fn start() -> Self {
+            let bus = Bus::in_process();
+            let subscriber = bus.subscriber("test", Subject::ALL, Limits::default());
+            let processes = Arc::new(Processes::new(Arc::new(Names::new(Vec::new()))));
+            let offset = Arc::new(Mutex::new(Offset::sample().unwrap()));
+            let decoder = Decoder::new(bus.publisher(Source::Ebpf, "ebpf"), processes, offset);
+            let (work, take_work) = sync_channel(8);
+            let decoder = std::thread::spawn(move || decoder.run(&take_work, &sync_channel(8).0));
+            Rig { bus, work, decoder, subscriber }
+        }
+
+        /// Ends it; all that it published.
+        async fn end(mut self) -> Vec<Delivery> {
+            drop(self.work);
+            self.decoder.join().unwrap();
+            self.bus.close(Duration::ZERO).await;
+            let mut all = Vec::new();
+            while self.subscriber.recv_many(&mut all, 1000).await > 0 {}
+            all
+        }
+    }
+
+    fn losses(deliveries: &[Delivery]) -> Vec<&Loss> {
+        let events = deliveries.iter().filter_map(|d| d.event.peer_observer_event.as_ref());
+        events.filter_map(|e| if let PeerObserverEvent::Loss(loss) = e { Some(loss) } else { None }).collect()
+    }
+
+    fn chunk(records: &[&[u8]]) -> Work {
+        let with_length = |r: &&[u8]| [&(r.len() as u32).to_ne_bytes()[..], r].concat();
+        Work::Records(records.iter().flat_map(with_length).collect())
+    }
+
+    #[tokio::test]
+    async fn a_record_that_cannot_be_read_is_told_as_lost_with_the_next_books() {
+        let mut rig = Rig::start();
+        rig.work.send(chunk(&[b"too short", b"this too"])).unwrap();
+        rig.work.send(Work::Books(Vec::new())).unwrap();
+        let mut told = Vec::new();
+        // The decoder goes on: it tells before its end.
+        let heard = rig.subscriber.recv_many(&mut told, 1);
+        tokio::time::timeout(Duration::from_secs(20), heard).await.expect("told while it works");
+        let all = losses(&told);
+        assert_eq!((all[0].stage(), all[0].cause.as_str(), all[0].count), (Stage::Decode, "malformed", 2));
+        assert!(rig.end().await.is_empty(), "and not again");
     }
 }
