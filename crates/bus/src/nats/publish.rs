@@ -71,17 +71,24 @@ pub(super) struct Writer {
     spool: Arc<Spool>,
     stamper: Stamper,
     subjects: Vec<async_nats::Subject>,
+    /// Given to the client since it was last waited for, bytes.
+    ahead: usize,
     last_complaint: Option<Instant>,
 }
 
 /// Events that the writer takes from the spool at once. Few, because they are out of the spool's count while they wait.
 const CHUNK: usize = 256;
 
+/// Bytes that are given to the client before it is waited for. It bounds only the number of what it holds, 2048 messages, which are
+/// gigabytes of blocks while the server is slow; so they stay in the spool, whose bound counts bytes. For small events that is a
+/// wait every some ten thousand, for a task on its way.
+const AHEAD: usize = 4 << 20;
+
 impl Writer {
     pub(super) fn new(spool: Arc<Spool>, source: Source, prefix: Option<&str>) -> Self {
         let subjects =
             Subject::ALL.iter().map(|s| super::subscribe::with_prefix(prefix, s.as_str())).collect();
-        Writer { spool, stamper: Stamper::new(source), subjects, last_complaint: None }
+        Writer { spool, stamper: Stamper::new(source), subjects, ahead: 0, last_complaint: None }
     }
 
     /// Runs until the spool is closed and empty. Returns how many events were left because the connection ended.
@@ -146,10 +153,18 @@ impl Writer {
             self.complain_of_size(encoded.len(), limit, subject);
             return;
         }
+        self.ahead += encoded.len();
         if let Err(error) = client.publish(self.subjects[subject as usize].clone(), encoded.into()).await {
             self.stamper.undo(&node, subject);
             self.spool.lose(&node, subject, "refused");
             tracing::debug!(component = self.spool.component, %error, "cannot publish");
+        }
+        if self.ahead >= AHEAD {
+            self.ahead = 0;
+            // The client comes to this command only when it has written what it took before, up to its last 64 KiB and 16
+            // messages: so no more than twice `AHEAD` and two large events are with it. When the connection ends meanwhile, what
+            // follows finds that out.
+            let _ = client.flush().await;
         }
     }
 

@@ -23,6 +23,10 @@ const STREAMS: usize = 16_384;
 
 /// Messages that the client keeps until they are taken. It drops what is beyond without a word, and takes from the socket as fast
 /// as the server sends: its own default of 65,536 was full after a fifth of a second of a burst. Nothing is reserved.
+///
+/// The client knows no bound in bytes. What keeps them few is that nothing between it and the tool's queue waits for anything:
+/// [`Reader::run`] only looks at the first bytes of a message and hands it on, without a copy, to the queue, which refuses what
+/// is beyond its bytes.
 const UNREAD: usize = 1 << 20;
 
 /// A subject as it stands on the server.

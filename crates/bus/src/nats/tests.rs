@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
+use peer_observer_events::PeerObserverEvent;
+use peer_observer_events::proto::bitcoin_primitives::Transaction;
 use peer_observer_events::proto::observer::UtxoCache;
+use peer_observer_events::proto::rpc_extractor::rpc::RpcEvent;
+use peer_observer_events::proto::rpc_extractor::{OrphanTx, OrphanTxs, Rpc};
 use peer_observer_testkit::nats::{Config, NatsServer, Transport};
 use peer_observer_testkit::{need, require};
 
@@ -17,8 +21,15 @@ fn config(server: &NatsServer) -> NatsConfig {
 }
 
 fn flush(publisher: &mut Publisher) {
-    let event = peer_observer_events::PeerObserverEvent::Utxocache(UtxoCache::default());
+    let event = PeerObserverEvent::Utxocache(UtxoCache::default());
     publisher.publish(&"alice".into(), 1, event);
+}
+
+/// An event with a transaction of so many bytes.
+fn large(bytes: usize) -> PeerObserverEvent {
+    let transaction = Transaction { raw: Some(vec![0; bytes].into()), ..Transaction::default() };
+    let orphans = OrphanTxs { orphans: vec![OrphanTx { transaction, ..OrphanTx::default() }] };
+    PeerObserverEvent::RpcExtractor(Rpc { rpc_event: Some(RpcEvent::OrphanTxs(orphans)) })
 }
 
 /// Publishes until something of it arrives: a subscription is not there at once.
@@ -59,4 +70,48 @@ async fn a_credentials_file_is_a_login_with_and_without_tls() {
         assert!(meet(&mut publisher, &mut subscriber).await, "{transport:?}");
         bus.close(LONG).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_that_a_frozen_server_does_not_take_stay_in_the_spool_and_the_rest_is_counted() {
+    require!(need::nats_server());
+    /// What can be on its way to the server besides: in buffers of sockets, with the client, in the writer's hand, in the spool.
+    const ON_THE_WAY: u64 = 20;
+    let mut server = NatsServer::start().unwrap();
+    let bus = Bus::nats(NatsConfig { nats_spool_bytes: Some(16 << 20), ..config(&server) }).unwrap();
+    let mut subscriber = bus.subscriber("test", Subject::ALL, Limits::default());
+    let mut publisher = bus.publisher(Source::Rpc, "test");
+    assert!(meet(&mut publisher, &mut subscriber).await);
+    server.freeze().unwrap();
+    let (node, block) = (Arc::from("alice"), large(4_000_000));
+    let mut taken = 0;
+    while taken < 3 * ON_THE_WAY {
+        let fits = publisher.publish_when_it_fits(&node, 1, block.clone());
+        if tokio::time::timeout(Duration::from_secs(1), fits).await.is_err() {
+            break;
+        }
+        taken += 1;
+    }
+    assert!(taken <= ON_THE_WAY, "{taken} blocks wait somewhere");
+    for _ in 0..3 {
+        publisher.publish(&node, 1, block.clone());
+    }
+    server.thaw().unwrap();
+    let (mut arrived, mut lost) = (0, 0);
+    while arrived + lost < taken + 3 {
+        let mut some = Vec::new();
+        tokio::time::timeout(LONG, subscriber.recv_many(&mut some, 10)).await.expect("delivered or counted");
+        for delivery in some {
+            match &delivery.event.peer_observer_event {
+                Some(PeerObserverEvent::RpcExtractor(_)) => arrived += 1,
+                Some(PeerObserverEvent::Loss(loss)) => {
+                    assert_eq!((loss.cause.as_str(), loss.component.as_str()), ("full", "test"));
+                    lost += loss.count;
+                }
+                _ => {}
+            }
+        }
+    }
+    assert_eq!((arrived, lost), (taken, 3));
+    assert_eq!(bus.close(LONG).await, 0);
 }
