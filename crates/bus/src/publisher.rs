@@ -174,6 +174,15 @@ impl Publisher {
     }
 }
 
+impl Drop for Publisher {
+    /// Lets the writer of a connection end, once it has sent what is there.
+    fn drop(&mut self) {
+        if let Kind::Spooled { spool, .. } = &self.kind {
+            spool.queue.close();
+        }
+    }
+}
+
 /// Events that are handed on together.
 pub struct Batch<'a> {
     publisher: &'a mut Publisher,

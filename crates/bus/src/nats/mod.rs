@@ -14,6 +14,7 @@ mod subscribe;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -68,6 +69,7 @@ pub enum Error {
 pub struct Nats {
     config: NatsConfig,
     options: config::Prepared,
+    /// Of publishers that are there, or gone with something left to send.
     writers: Mutex<Vec<(Arc<Spool>, tokio::task::JoinHandle<u64>)>>,
     mailboxes: Mutex<Vec<Arc<Mailbox>>>,
     stop: CancellationToken,
@@ -139,7 +141,10 @@ impl Nats {
         let (options, is_up) = self.connection(component);
         let writer = publish::Writer::new(spool.clone(), source, self.config.subject_prefix.as_deref());
         let task = tokio::spawn(writer.run(options, self.options.address.clone(), is_up));
-        self.writers.lock().unwrap_or_else(PoisonError::into_inner).push((spool.clone(), task));
+        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        // What a writer that failed left unsent is asked for at the end; one that ended in order has nothing more to say.
+        writers.retain(|(spool, writer)| !writer.is_finished() || spool.unsent() > 0);
+        writers.push((spool.clone(), task));
         spool
     }
 
@@ -163,7 +168,9 @@ impl Nats {
             }
             closing.queue.close();
         });
-        self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner).push(mailbox.clone());
+        let mut mailboxes = self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        mailboxes.retain(|mailbox| !mailbox.gone.load(Ordering::Relaxed));
+        mailboxes.push(mailbox.clone());
         Subscriber::new(mailbox, Some(stop.drop_guard()))
     }
 

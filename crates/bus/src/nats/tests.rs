@@ -115,3 +115,38 @@ async fn blocks_that_a_frozen_server_does_not_take_stay_in_the_spool_and_the_res
     assert_eq!((arrived, lost), (taken, 3));
     assert_eq!(bus.close(LONG).await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publisher_that_is_dropped_sends_what_it_has_and_leaves_nothing_behind() {
+    require!(need::nats_server());
+    let server = NatsServer::start().unwrap();
+    let bus = Bus::nats(config(&server)).unwrap();
+    let Bus::Nats(nats) = &bus else { panic!("it was made for a server") };
+    let mut subscriber = bus.subscriber("test", &[Subject::Rpc], Limits::default());
+    let mut events = Vec::new();
+    // The first is dropped before it is connected, and again and again until the subscription is there.
+    while events.is_empty() {
+        bus.publisher(Source::Rpc, "test").publish(&"alice".into(), 1, large(10));
+        let _ = tokio::time::timeout(Duration::from_millis(100), subscriber.recv_many(&mut events, 1)).await;
+    }
+    let mut dropped = bus.publisher(Source::Rpc, "test");
+    for _ in 0..1000 {
+        dropped.publish(&"alice".into(), 2, large(10));
+    }
+    drop(dropped);
+    while events.iter().filter(|d| d.event.origin.as_ref().is_some_and(|o| o.time_ns == 2)).count() < 1000 {
+        let n = tokio::time::timeout(LONG, subscriber.recv_many(&mut events, 1000)).await;
+        assert!(n.expect("all are sent") > 0);
+    }
+    let ended = || nats.writers.lock().unwrap().iter().all(|(_, writer)| writer.is_finished());
+    let deadline = tokio::time::Instant::now() + LONG;
+    while !ended() {
+        assert!(tokio::time::Instant::now() < deadline, "a writer goes on without its publisher");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let _kept = bus.publisher(Source::Rpc, "test");
+    drop(bus.subscriber("test", &[Subject::Rpc], Limits::default()));
+    let _also_kept = bus.subscriber("test", &[Subject::Rpc], Limits::default());
+    assert_eq!(nats.writers.lock().unwrap().len(), 1);
+    assert_eq!(nats.mailboxes.lock().unwrap().len(), 2);
+}
