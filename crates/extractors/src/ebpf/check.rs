@@ -120,11 +120,15 @@ fn lockdown() -> Finding {
     Finding::good("kernel lockdown does not stand in the way; kernel BTF is not needed")
 }
 
-fn pid_namespace() -> Finding {
+/// Process ids here are those of the kernel.
+pub(super) fn has_kernels_pids() -> bool {
     // The kernel's number of the first PID namespace, PROC_PID_INIT_INO in include/linux/proc_ns.h.
     const FIRST: &str = "pid:[4026531836]";
-    let own = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    if own.as_os_str() == FIRST {
+    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|own| own.as_os_str() == FIRST)
+}
+
+fn pid_namespace() -> Finding {
+    if has_kernels_pids() {
         return Finding::good("the process ids of the whole machine can be seen");
     }
     Finding::bad(

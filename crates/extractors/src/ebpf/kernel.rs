@@ -302,6 +302,11 @@ impl Book {
         Some((owner, book))
     }
 
+    /// Hits of a kind of which there is a record.
+    pub fn recorded(&self, kind: usize) -> u64 {
+        self.hits[kind].saturating_sub(self.dropped[kind])
+    }
+
     fn add(&mut self, mut other: Book) {
         for (sum, number) in self.places().zip(other.places()) {
             *sum += *number;
@@ -313,6 +318,9 @@ impl Book {
     }
 }
 
+/// Stands for the processes that found no place for a book of their own.
+pub const NO_PLACE: u32 = 0;
+
 /// The kernel's books.
 pub struct KernelBooks {
     books: MapHandle,
@@ -320,7 +328,7 @@ pub struct KernelBooks {
 }
 
 impl KernelBooks {
-    /// The books of all processes. Process id 0 stands for those that found no place of their own.
+    /// The books of all processes, and that of [`NO_PLACE`], if there were such processes.
     pub fn read(&self) -> BTreeMap<u32, Book> {
         let mut all: BTreeMap<u32, Book> = BTreeMap::new();
         for (_, pid, book) in self.places() {
@@ -332,7 +340,7 @@ impl KernelBooks {
             && let Some((_, overflow)) = Book::parse(&bss)
             && overflow != Book::default()
         {
-            all.insert(0, overflow);
+            all.insert(NO_PLACE, overflow);
         }
         all
     }

@@ -18,7 +18,7 @@ use peer_observer_events::proto::observer::{Books, TracepointBook};
 use peer_observer_node::hit::{Hit, Tracepoint};
 
 use super::clock::Offset;
-use super::kernel::{Book, Error, Ring};
+use super::kernel::{Book, Error, NO_PLACE, Ring};
 use super::nodes::{Process, Processes};
 use super::record::{self, Record};
 use crate::convert;
@@ -151,9 +151,9 @@ impl Decoder {
                         self.until_books = BOOKS_EVERY;
                     }
                     self.until_books -= 1;
-                    for (pid, ..) in &last_books {
+                    for (pid, _, book) in &last_books {
                         if !books.iter().any(|(p, ..)| p == pid) {
-                            self.recorded.remove(pid);
+                            self.forget(*pid, book);
                         }
                     }
                     last_books = books;
@@ -214,9 +214,39 @@ impl Decoder {
         }
     }
 
+    /// Forgets a process whose last book was this one. Hits of it that are in no book of its own are in that of [`NO_PLACE`].
+    fn forget(&mut self, pid: u32, book: &Book) {
+        let Some(recorded) = self.recorded.remove(&pid) else { return };
+        let of_nobody = self.recorded.entry(NO_PLACE).or_default();
+        for (kind, sum) in of_nobody.iter_mut().enumerate() {
+            *sum += recorded[kind].saturating_sub(book.recorded(kind));
+        }
+    }
+
+    /// What was recorded, by the books that it is in. A record names its process also when its hit was counted in the book of
+    /// [`NO_PLACE`]: that gets what the books of all others do not account for.
+    fn recorded_by_book(&self, books: &[(u32, Arc<str>, Book)]) -> HashMap<u32, [u64; 16]> {
+        let mut recorded = self.recorded.clone();
+        if !books.iter().any(|(pid, ..)| *pid == NO_PLACE) {
+            return recorded;
+        }
+        let mut of_nobody = [0; 16];
+        for (pid, kinds) in &mut recorded {
+            let book = books.iter().find(|(p, ..)| p == pid && *pid != NO_PLACE).map(|(.., book)| book);
+            for (kind, count) in kinds.iter_mut().enumerate() {
+                let own = (*count).min(book.map_or(0, |book| book.recorded(kind)));
+                of_nobody[kind] += *count - own;
+                *count = own;
+            }
+        }
+        recorded.insert(NO_PLACE, of_nobody);
+        recorded
+    }
+
     fn publish_books(&mut self, books: &[(u32, Arc<str>, Book)]) {
+        let recorded_by_book = self.recorded_by_book(books);
         for (pid, node, book) in books {
-            let recorded = self.recorded.get(pid).copied().unwrap_or_default();
+            let recorded = recorded_by_book.get(pid).copied().unwrap_or_default();
             let tracepoints = Tracepoint::ALL
                 .iter()
                 .filter(|t| book.hits[**t as usize] > 0)
@@ -238,11 +268,12 @@ impl Decoder {
 
     /// At the end, every hit must be in an event or in a loss. What is in neither is told as well.
     fn close_books(&mut self, books: &[(u32, Arc<str>, Book)]) {
+        let recorded_by_book = self.recorded_by_book(books);
         for (pid, node, book) in books {
-            let recorded = self.recorded.get(pid).copied().unwrap_or_default();
+            let recorded = recorded_by_book.get(pid).copied().unwrap_or_default();
             for tracepoint in Tracepoint::ALL {
                 let kind = *tracepoint as usize;
-                let missing = book.hits[kind].saturating_sub(book.dropped[kind] + recorded[kind]);
+                let missing = book.recorded(kind).saturating_sub(recorded[kind]);
                 if missing > 0 {
                     let what = What {
                         stage: Stage::Probe,
@@ -311,6 +342,55 @@ mod tests {
     fn chunk(records: &[&[u8]]) -> Work {
         let with_length = |r: &&[u8]| [&(r.len() as u32).to_ne_bytes()[..], r].concat();
         Work::Records(records.iter().flat_map(with_length).collect())
+    }
+
+    /// A record of a flush, by this process.
+    fn flush(pid: u32) -> Vec<u8> {
+        let mut record = [0; 16].to_vec();
+        record.extend(pid.to_ne_bytes());
+        record.extend([Tracepoint::UtxoCacheFlush as u8, 0, 0, 0]);
+        record.extend([0; 29]);
+        record
+    }
+
+    fn flushes(hits: u64, dropped: u64) -> Book {
+        let mut book = Book::default();
+        book.hits[Tracepoint::UtxoCacheFlush as usize] = hits;
+        book.dropped[Tracepoint::UtxoCacheFlush as usize] = dropped;
+        book
+    }
+
+    #[tokio::test]
+    async fn hits_of_processes_without_a_book_of_their_own_are_not_told_as_lost() {
+        // Ids that no process has.
+        let (first, second, third) = (u32::MAX - 1, u32::MAX - 2, u32::MAX - 3);
+        // The first got a book at once; the second after two hits, and is forgotten; the third never. One hit is missing.
+        for (last_hits, unaccounted) in [(4, 0), (5, 1)] {
+            let rig = Rig::start();
+            let records: Vec<_> =
+                [first, second, second, second, third, first].into_iter().map(flush).collect();
+            let records: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
+            let books = |books: &[(u32, Book)]| {
+                Work::Books(books.iter().map(|(pid, book)| (*pid, "alice".into(), *book)).collect())
+            };
+            rig.work.send(chunk(&records)).unwrap();
+            let before = [(NO_PLACE, flushes(4, 1)), (first, flushes(2, 0)), (second, flushes(1, 0))];
+            rig.work.send(books(&before)).unwrap();
+            let last = [(NO_PLACE, flushes(last_hits, 1)), (first, flushes(2, 0))];
+            rig.work.send(books(&last)).unwrap();
+            let all = rig.end().await;
+            let told: u64 = losses(&all).iter().map(|loss| loss.count).sum();
+            assert_eq!(told, unaccounted, "{all:?}");
+            let published: Vec<_> = all
+                .iter()
+                .filter_map(|d| match d.event.peer_observer_event.as_ref()? {
+                    PeerObserverEvent::Books(books) => Some((books.pid, books.tracepoints[0].published)),
+                    _ => None,
+                })
+                .collect();
+            let expected = [(NO_PLACE, 3), (first, 2), (second, 1), (NO_PLACE, 3), (first, 2)];
+            assert_eq!(published, expected);
+        }
     }
 
     #[tokio::test]

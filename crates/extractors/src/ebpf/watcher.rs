@@ -17,9 +17,10 @@ use peer_observer_node::discover::{self, FileId, NodeProcess, Wanted};
 use peer_observer_node::hit::Tracepoint;
 use peer_observer_node::probes::Probes;
 
+use super::check;
 use super::clock::Offset;
 use super::config::Config;
-use super::kernel::{self, Book, Kernel, KernelBooks};
+use super::kernel::{self, Book, Kernel, KernelBooks, NO_PLACE};
 use super::nodes::Processes;
 use super::pipeline::{Lost, Work};
 
@@ -58,6 +59,40 @@ struct Known {
     gone_since: Option<Instant>,
 }
 
+/// Processes with books that were gone before anyone looked at them, and since when they are known to be gone. Without this, they
+/// would keep their books for ever, and there is room for a few hundred.
+#[derive(Default)]
+struct Strangers {
+    gone: HashMap<u32, Instant>,
+}
+
+impl Strangers {
+    /// Of the processes that have books and nobody knows, those that are gone for so long that their last records are read.
+    fn gone(&mut self, with_books: &[u32], is_alive: impl Fn(u32) -> bool, now: Instant) -> Vec<u32> {
+        self.gone.retain(|pid, _| with_books.contains(pid));
+        let mut forgotten = Vec::new();
+        for pid in with_books {
+            if is_alive(*pid) {
+                self.gone.remove(pid);
+                continue;
+            }
+            let since = *self.gone.entry(*pid).or_insert(now);
+            if now.duration_since(since) > KEEP_DEAD {
+                forgotten.push(*pid);
+            }
+        }
+        forgotten
+    }
+}
+
+/// There is a process with this id. /proc can hide those of other users; this cannot.
+fn is_alive(pid: u32) -> bool {
+    let Ok(pid) = i32::try_from(pid) else { return false };
+    // SAFETY: signal 0 is never delivered; the call only checks.
+    let found = unsafe { libc::kill(pid, 0) } == 0;
+    found || std::io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+}
+
 pub(super) struct Watcher {
     config: Config,
     kernel: Kernel,
@@ -69,6 +104,9 @@ pub(super) struct Watcher {
     // Of nodes that were seen in our own file system: what is put there later is the same node's next program.
     paths: HashSet<PathBuf>,
     known: HashMap<u32, Known>,
+    strangers: Strangers,
+    // Else ids in the books mean other processes here, or none.
+    has_kernels_pids: bool,
     told: HashMap<u32, Book>,
     processes: Arc<Processes>,
     offset: Arc<Mutex<Offset>>,
@@ -96,6 +134,8 @@ impl Watcher {
             failed: HashMap::new(),
             paths: HashSet::new(),
             known: HashMap::new(),
+            strangers: Strangers::default(),
+            has_kernels_pids: check::has_kernels_pids(),
             told: HashMap::new(),
             processes,
             offset,
@@ -248,9 +288,25 @@ impl Watcher {
         }
         for pid in forgotten {
             self.known.remove(&pid);
-            self.told.remove(&pid);
-            self.books.forget(pid);
-            self.processes.forget(pid);
+            self.forget(pid);
+        }
+    }
+
+    fn forget(&mut self, pid: u32) {
+        self.told.remove(&pid);
+        self.books.forget(pid);
+        self.processes.forget(pid);
+    }
+
+    /// Forgets processes that ended between two looks.
+    fn forget_strangers(&mut self, books: &BTreeMap<u32, Book>) {
+        if !self.has_kernels_pids {
+            return;
+        }
+        let strangers: Vec<u32> =
+            books.keys().copied().filter(|pid| *pid != NO_PLACE && !self.known.contains_key(pid)).collect();
+        for pid in self.strangers.gone(&strangers, is_alive, Instant::now()) {
+            self.forget(pid);
         }
     }
 
@@ -299,6 +355,7 @@ impl Watcher {
             let _ = self.work.send(Work::Lost(lost));
         }
         let _ = self.work.send(Work::Books(self.by_node(&books)));
+        self.forget_strangers(&books);
     }
 
     fn new_losses(&mut self, books: &BTreeMap<u32, Book>) -> Vec<Lost> {
@@ -347,5 +404,28 @@ fn say_why_nothing_is_attached(path: &Path, probes: &Probes) {
             "this program has no tracepoints: use a release of Bitcoin Core 22 or later for Linux, or build with -DWITH_USDT=ON \
              (and systemtap-sdt-dev installed)"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_nobody_looked_at_is_forgotten_some_time_after_its_end() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let with_books = [std::process::id(), child.id()];
+        let mut strangers = Strangers::default();
+        let start = Instant::now();
+        let late = start + 2 * KEEP_DEAD;
+        assert!(strangers.gone(&with_books, is_alive, start).is_empty());
+        assert!(strangers.gone(&with_books, is_alive, late).is_empty(), "they live");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(strangers.gone(&with_books, is_alive, late).is_empty(), "its last records may wait");
+        assert_eq!(strangers.gone(&with_books, is_alive, late + 2 * KEEP_DEAD), [child.id()]);
+        // Its id is in no book any more, and may come again.
+        assert!(strangers.gone(&with_books[..1], is_alive, late + 3 * KEEP_DEAD).is_empty());
+        assert!(strangers.gone.is_empty());
     }
 }
