@@ -112,6 +112,15 @@ impl Publisher {
         self.component
     }
 
+    /// The largest event that gets through, bytes on the wire, for who can make smaller ones. Nothing within a process, where
+    /// there is no limit, and while no server has said how much it takes.
+    pub fn max_payload(&self) -> Option<usize> {
+        match &self.kind {
+            Kind::Local { .. } => None,
+            Kind::Spooled { spool, .. } => spool.max_payload(),
+        }
+    }
+
     /// The counters of this publisher.
     pub fn stats(&self) -> Arc<PublisherStats> {
         self.stats.clone()

@@ -1,6 +1,6 @@
 //! The writing side: a spool, and the one task that empties it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ pub(crate) struct Spool {
     pub(crate) queue: Queue<Pending>,
     /// Taken from the queue by the writer, not yet sent.
     in_hand: AtomicU64,
+    /// What the server takes, bytes; 0 while it has not said so.
+    max_payload: AtomicUsize,
     book: Mutex<LossBook>,
 }
 
@@ -30,6 +32,7 @@ impl Spool {
             component,
             queue: Queue::new(limits),
             in_hand: AtomicU64::new(0),
+            max_payload: AtomicUsize::new(0),
             book: Mutex::new(LossBook::new(component)),
         }
     }
@@ -51,6 +54,11 @@ impl Spool {
     /// Events that are not sent.
     pub(super) fn unsent(&self) -> u64 {
         self.queue.depth().0 as u64 + self.in_hand.load(Ordering::Relaxed)
+    }
+
+    /// What the server takes, bytes, as it said last.
+    pub(crate) fn max_payload(&self) -> Option<usize> {
+        Some(self.max_payload.load(Ordering::Relaxed)).filter(|limit| *limit > 0)
     }
 
     fn lose(&self, node: &Arc<str>, subject: Subject, cause: &'static str) {
@@ -108,6 +116,8 @@ impl Writer {
             }
         };
         let spool = self.spool.clone();
+        // Only while connected: before, the client says what it takes for usual.
+        let ask_for_limit = || spool.max_payload.store(client.max_payload(), Ordering::Relaxed);
         let mut chunk = Vec::with_capacity(CHUNK);
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -116,7 +126,13 @@ impl Writer {
                 biased;
                 _ = tick.tick() => {
                     if *is_up.borrow() {
+                        ask_for_limit();
                         self.tell_losses(&client).await;
+                    }
+                }
+                Ok(()) = is_up.changed() => {
+                    if *is_up.borrow() {
+                        ask_for_limit();
                     }
                 }
                 n = spool.queue.recv_many(&mut chunk, CHUNK) => {
@@ -128,6 +144,7 @@ impl Writer {
                     if is_up.wait_for(|up| *up).await.is_err() {
                         return spool.unsent();
                     }
+                    ask_for_limit();
                     for pending in chunk.drain(..) {
                         self.send(&client, pending).await;
                         spool.in_hand.fetch_sub(1, Ordering::Relaxed);

@@ -150,3 +150,22 @@ async fn a_publisher_that_is_dropped_sends_what_it_has_and_leaves_nothing_behind
     assert_eq!(nats.writers.lock().unwrap().len(), 1);
     assert_eq!(nats.mailboxes.lock().unwrap().len(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publisher_knows_what_its_server_takes_once_it_is_connected() {
+    require!(need::nats_server());
+    let mut server = NatsServer::start_with(Config { max_payload: 300_000, ..Config::default() }).unwrap();
+    server.stop().unwrap();
+    let bus = Bus::nats(config(&server)).unwrap();
+    let publisher = bus.publisher(Source::Rpc, "test");
+    assert_eq!(
+        (publisher.max_payload(), Bus::in_process().publisher(Source::Rpc, "t").max_payload()),
+        (None, None)
+    );
+    server.restart().unwrap();
+    let deadline = tokio::time::Instant::now() + LONG;
+    while publisher.max_payload() != Some(300_000) {
+        assert!(tokio::time::Instant::now() < deadline, "{:?}", publisher.max_payload());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

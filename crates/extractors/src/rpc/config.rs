@@ -15,7 +15,7 @@ use super::methods::Method;
 /// those who work with it.
 const CONNECTIONS: usize = 3;
 /// Smaller payloads have no room for what cannot be split.
-const MIN_PAYLOAD: usize = 64 * 1024;
+pub(super) const MIN_PAYLOAD: usize = 64 * 1024;
 /// The name is in every event, bytes.
 const MAX_NAME: usize = 255;
 
@@ -57,7 +57,7 @@ pub struct Config {
     /// Bytes of an answer that are read at most
     #[arg(long, value_name = "BYTES", default_value_t = 128 << 20)]
     pub rpc_max_answer_bytes: usize,
-    /// The max_payload of the NATS server: a getrawaddrman that is larger goes out in parts
+    /// Largest event, bytes: a getrawaddrman that is larger, or that the NATS server does not take, goes out in parts
     #[arg(long, value_name = "BYTES", default_value_t = 5_242_880)]
     pub max_payload_bytes: usize,
     /// Address and port to serve this extractor's metrics at

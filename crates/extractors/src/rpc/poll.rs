@@ -12,6 +12,7 @@ use peer_observer_events::proto::rpc_extractor::{Rpc, rpc::RpcEvent};
 use peer_observer_node::rpc::{self, Client};
 use tokio::time::{Instant, sleep_until};
 
+use super::config::MIN_PAYLOAD;
 use super::convert;
 use super::fit::{Fitted, How, fit};
 use super::methods::{Call, Method};
@@ -127,7 +128,7 @@ async fn round(shared: &Arc<Shared>, method: Method) -> Result<(), Error> {
         drop(connection);
         shared.metrics().fetched(method, begin.elapsed());
         shared.node.answers();
-        let max_payload = shared.max_payload;
+        let max_payload = shared.max_payload();
         // An address manager is 20 MB of JSON: too much for a thread that others wait for.
         let read = tokio::task::spawn_blocking(move || read(call, &answer, max_payload, time_ns));
         let (fitted, unknown) = read.await??;
@@ -158,6 +159,13 @@ impl Shared {
     /// The metrics are numbers and stay usable even if a thread should have failed with them.
     pub(super) fn metrics(&self) -> MutexGuard<'_, Metrics> {
         self.metrics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The largest event that may go out, bytes: what the settings say, or the server, if that is less. Less than the least that
+    /// settings can say would make thousands of parts of one answer.
+    fn max_payload(&self) -> usize {
+        let publisher = self.publisher.lock().unwrap_or_else(PoisonError::into_inner);
+        self.max_payload.min(publisher.max_payload().unwrap_or(usize::MAX).max(MIN_PAYLOAD))
     }
 
     fn publish(&self, method: Method, time_ns: u64, fitted: Fitted) {

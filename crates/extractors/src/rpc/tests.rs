@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use peer_observer_bus::{Bus, Delivery, Limits as QueueLimits, Subscriber};
+use peer_observer_bus::{Bus, Delivery, Limits as QueueLimits, NatsConfig, Subscriber};
 use peer_observer_events::proto::observer::{RpcExtra, Source, rpc_extra};
 use peer_observer_events::{PeerObserverEvent, Subject, json};
 use peer_observer_testkit::bitcoind::RealNode;
 use peer_observer_testkit::fake_rpc::{Behaviour, EVERYTHING, FakeRpc};
+use peer_observer_testkit::nats::{self, NatsServer};
 use peer_observer_testkit::{data_dir, need, require};
 use serde_json::{Map, Value, json};
 use tokio::net::TcpStream;
@@ -52,7 +53,10 @@ async fn start(config: Config) -> Running {
 }
 
 async fn start_with(config: Config, methods: Vec<(Method, Duration)>) -> Running {
-    let bus = Bus::in_process();
+    start_on(Bus::in_process(), config, methods).await
+}
+
+async fn start_on(bus: Bus, config: Config, methods: Vec<(Method, Duration)>) -> Running {
     let events = bus.subscriber("test", &[Subject::Rpc, Subject::RpcExtra], QueueLimits::default());
     let publisher = bus.publisher(Source::Rpc, "rpc");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -531,8 +535,8 @@ async fn fields_that_are_not_known_are_counted() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_address_manager_of_80_000_entries_arrives_complete() {
+/// An answer of getrawaddrman with so many entries in its tables.
+fn raw_addrman(new: u32, tried: u32) -> String {
     let table = |name: &str, buckets: u32, n: u32| -> Map<String, Value> {
         (0..n)
             .map(|i| {
@@ -542,9 +546,13 @@ async fn an_address_manager_of_80_000_entries_arrives_complete() {
             })
             .collect()
     };
-    let answer = json!({ "new": table("n", 1024, 64_000), "tried": table("t", 256, 16_000) });
+    json!({ "new": table("n", 1024, new), "tried": table("t", 256, tried) }).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_manager_of_80_000_entries_arrives_complete() {
     let server = server();
-    server.behave("getrawaddrman", Behaviour::Answer(answer.to_string()));
+    server.behave("getrawaddrman", Behaviour::Answer(raw_addrman(64_000, 16_000)));
     let methods = vec![(Method::GetRawAddrman, Duration::from_secs(600))];
     let mut running = start_with(config_for(&server), methods).await;
     let (mut entries, mut parts) = (0, 1);
@@ -566,6 +574,37 @@ async fn an_address_manager_of_80_000_entries_arrives_complete() {
     }
     assert!(parts > 1);
     assert_eq!(entries, 80_000);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_manager_goes_out_in_parts_that_the_nats_server_takes() {
+    require!(need::nats_server());
+    // The server's own default, less than what is assumed here.
+    let nats = nats::Config { max_payload: 1 << 20, ..nats::Config::default() };
+    let nats = NatsServer::start_with(nats).unwrap();
+    let bus = Bus::nats(NatsConfig { nats_address: Some(nats.url()), ..NatsConfig::default() }).unwrap();
+    let server = server();
+    // Some 3 MB.
+    server.behave("getrawaddrman", Behaviour::Answer(raw_addrman(16_000, 4_000)));
+    let methods = vec![(Method::GetRawAddrman, Duration::from_secs(1))];
+    let mut running = start_on(bus, config_for(&server), methods).await;
+    let mut snapshots: BTreeMap<u64, usize> = BTreeMap::new();
+    // What is asked for before the connection is there may be too large, and before the subscription is, unheard.
+    let complete = |delivery: &Delivery| {
+        let Some(PeerObserverEvent::RpcExtra(RpcExtra {
+            rpc_event: Some(rpc_extra::RpcEvent::AddrmanPart(part)),
+        })) = &delivery.event.peer_observer_event
+        else {
+            panic!("no part of an address manager");
+        };
+        assert!(part.parts > 2);
+        let buckets = part.addrman.new.values().chain(part.addrman.tried.values());
+        let entries = snapshots.entry(part.snapshot).or_default();
+        *entries += buckets.map(|b| b.entries.len()).sum::<usize>();
+        *entries == 20_000
+    };
+    running.next(complete).await;
     running.stop().await;
 }
 
