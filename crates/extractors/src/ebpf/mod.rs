@@ -231,8 +231,8 @@ mod tests {
     #[test]
     fn a_thread_that_crashes_ends_the_extractor_with_an_error() {
         for crashing in ["reader", "decoder"] {
-            let (end, until_end) = std::sync::mpsc::channel::<()>();
-            let (end_too, until_end_too) = std::sync::mpsc::channel::<()>();
+            let (end, until_end) = sync_channel::<()>(0);
+            let (end_too, until_end_too) = sync_channel::<()>(0);
             let crash_or = move |name: &'static str, until: std::sync::mpsc::Receiver<()>| {
                 let _ = until.recv();
                 assert_ne!(name, crashing, "this is what is tested");
