@@ -9,7 +9,7 @@ pub(crate) struct Asset {
     pub(crate) bytes: &'static [u8],
 }
 
-const HTML: &str = "text/html; charset=utf-8";
+pub(crate) const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 const IMAGE: &str = "image/svg+xml";
@@ -70,4 +70,10 @@ const VIEWS: Asset = Asset { path: "/views.js", kind: SCRIPT, bytes: VIEWS_MODUL
 pub(crate) fn asset(path: &str) -> Option<&'static Asset> {
     let path = if path == "/" { "/index.html" } else { path };
     std::iter::once(&VIEWS).chain(ASSETS).find(|asset| asset.path == path)
+}
+
+/// The login page, as it says that the token was wrong.
+pub(crate) fn wrong_token() -> String {
+    include_str!("page/login.html")
+        .replace("<!-- what was wrong -->", "<p class=\"bad\" role=\"alert\">That is not the token.</p>")
 }

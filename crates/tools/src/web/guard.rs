@@ -12,6 +12,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 /// Shorter tokens can be guessed.
 const MIN_SECRET: usize = 16;
+/// What the login page is made of; it tells nothing of a node.
+const OPEN: [&str; 2] = ["/style.css", "/icon.svg"];
 /// Name of the cookie that keeps the token.
 pub(crate) const COOKIE_NAME: &str = "peer_observer_token";
 
@@ -178,6 +180,9 @@ impl Guard {
             Method::POST if login => return Ok(()),
             _ => return Err(Denied::Method),
         }
+        if OPEN.contains(&uri.path()) {
+            return Ok(());
+        }
         self.secret(headers, uri)
     }
 
@@ -329,6 +334,35 @@ mod tests {
             ("x-access", ""),
         ] {
             assert_eq!(check(&guard, &[host, header], "/?token="), Err(Denied::Token), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn without_the_token_there_is_what_the_login_page_is_made_of_and_nothing_else() {
+        let guard = Guard::new(&Config { web_token: Some(TOKEN.into()), ..Config::default() }).unwrap();
+        let host = ("host", "localhost");
+        for open in ["/style.css", "/icon.svg", "/style.css?v=1"] {
+            assert_eq!(check(&guard, &[host], open), Ok(()), "{open}");
+            assert_eq!(check(&guard, &[("host", "evil.example")], open), Err(Denied::Host), "{open}");
+            for foreign in [("origin", "http://evil.example"), ("sec-fetch-site", "cross-site")] {
+                assert_eq!(check(&guard, &[host, foreign], open), Err(Denied::Origin), "{open} {foreign:?}");
+            }
+            let (headers, uri) = request(&[host], open);
+            assert_eq!(guard.check(&Method::POST, &uri, &headers), Err(Denied::Method), "{open}");
+        }
+        for shut in [
+            "/",
+            "/login",
+            "/app.js",
+            "/views.js",
+            "/style.css/",
+            "//style.css",
+            "/api/v1/health",
+            "/ws",
+            "/index.html",
+            "/x?/style.css",
+        ] {
+            assert_eq!(check(&guard, &[host], shut), Err(Denied::Token), "{shut}");
         }
     }
 

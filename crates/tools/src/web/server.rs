@@ -126,7 +126,7 @@ fn router(shared: Shared) -> Router {
     Router::new()
         .route("/", get(root))
         .route("/ws", get(public_socket))
-        .route("/login", post(login))
+        .route("/login", post(login).get(async || to_page()))
         .route("/api/v1/stream", get(own_socket))
         .route("/api/v1/openapi.json", get(|| async { json(StatusCode::OK, api::openapi()) }))
         .route("/api/v1/{topic}", get(rest))
@@ -149,9 +149,12 @@ async fn guarded(State(shared): State<Shared>, request: Request, next: Next) -> 
 }
 
 fn turn_away(denied: Denied, request: &Request) -> Response {
-    let page = request.uri().path() == "/" && !request.headers().contains_key(UPGRADE);
+    let path = request.uri().path();
+    let page = path == "/" && !request.headers().contains_key(UPGRADE);
     let mut response = match denied {
-        Denied::Token if page => asset("/login.html").into_response(),
+        Denied::Token if page => asset("/login.html"),
+        // Where a browser is after a wrong token, and asks again.
+        Denied::Token if path == "/login" => return to_page().into_response(),
         _ => denied.to_string().into_response(),
     };
     *response.status_mut() = denied.status();
@@ -279,11 +282,13 @@ async fn login(State(shared): State<Shared>, body: Bytes) -> Response {
     match given.filter(|given| shared.guard.is_token(given.trim())) {
         Some(token) => remember(token.trim()),
         None => {
-            let mut response = asset("/login.html");
-            *response.status_mut() = StatusCode::UNAUTHORIZED;
-            response
+            (StatusCode::UNAUTHORIZED, [(CONTENT_TYPE, assets::HTML)], assets::wrong_token()).into_response()
         }
     }
+}
+
+fn to_page() -> impl IntoResponse {
+    (StatusCode::SEE_OTHER, [(LOCATION, "/")])
 }
 
 /// Keeps the token in a cookie, and leads to the page.
