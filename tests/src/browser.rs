@@ -158,6 +158,27 @@ impl Browser {
         self.until(&format!("((found) => found && (found.click(), true))({expression})")).await;
     }
 
+    /// Lets pages that are loaded from now on hear something else than the server says: statements change the `message`.
+    pub async fn pretend(&mut self, change: &str) {
+        let source = format!(
+            "{{ const parse = JSON.parse; JSON.parse = (text) => {{ const message = parse(text); {change}; return message; }}; }}"
+        );
+        self.call("Page.addScriptToEvaluateOnNewDocument", json!({ "source": source })).await;
+    }
+
+    /// Chooses an option of a list, as soon as it is there.
+    ///
+    /// # Panics
+    /// When it is not for long.
+    pub async fn choose(&mut self, list: &str, value: &str) {
+        let (list, value) = (json!(list), json!(value));
+        let chosen = format!(
+            "((list) => list && [...list.options].some((option) => option.value === {value}) && \
+             (list.value = {value}, list.dispatchEvent(new Event('change')), true))(document.querySelector({list}))"
+        );
+        self.until(&chosen).await;
+    }
+
     /// Waits until the main part of the page shows this text.
     pub async fn until_shown(&mut self, text: &str) {
         let text = json!(text).to_string();

@@ -53,9 +53,18 @@ impl Stage {
     /// # Panics
     /// When it cannot be started.
     pub async fn start(address: Option<SocketAddr>) -> Self {
+        Self::start_with(address, |_| ()).await
+    }
+
+    /// Starts it with other settings.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub async fn start_with(address: Option<SocketAddr>, change: impl FnOnce(&mut web::Config)) -> Self {
         let bus = Bus::in_process();
         let folder = tempfile::tempdir().expect("a folder");
-        let config = config(&folder);
+        let mut config = config(&folder);
+        change(&mut config);
         let subscriber = bus.subscriber("web", &web::subjects(&config), Limits::default());
         let address = address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
         let listener = TcpListener::bind(address).await.expect("an address to listen at");
@@ -140,6 +149,11 @@ impl Stage {
     /// Tells an event that happens now.
     pub fn tell(&mut self, event: PeerObserverEvent) {
         self.tell_earlier(Duration::ZERO, event);
+    }
+
+    /// Tells an event that happens now at another node.
+    pub fn tell_as(&mut self, node: &str, event: PeerObserverEvent) {
+        self.publisher.publish(&node.into(), now_ns(), event);
     }
 
     /// Tells an event that happened a while ago.

@@ -2,7 +2,7 @@
 // and schedules ends when another one is shown.
 
 import { h, put, text } from "./lib/dom.js";
-import { clock, count, date, rate } from "./lib/format.js";
+import { clock, date, rate } from "./lib/format.js";
 import { keep, recall } from "./lib/store.js";
 import { Stream } from "./lib/stream.js";
 import { views } from "./views.js";
@@ -10,14 +10,31 @@ import { views } from "./views.js";
 const $ = (id) => document.getElementById(id);
 const menu = views.filter((view) => view.title);
 const THEMES = ["system", "light", "dark"];
+// Views of which nothing is left where addresses are hidden.
+const HIDDEN = new Set(["log"]);
 
 let shown = null;
 let health = null;
-let nodes = [];
+// Nothing until the server told which there are.
+let nodes = null;
+// The node that was picked here for a reader who named none.
+let picked = null;
+let limited = null;
 let paused = false;
 let dataSeen = false;
 
-const stream = new Stream(() => status());
+const stream = new Stream(changed);
+
+/** The connection, or what the server says of itself, changed. */
+function changed() {
+  const now = stream.hello?.limited ?? null;
+  if (now !== limited) {
+    limited = now;
+    for (const link of $("menu").querySelectorAll("a")) link.parentElement.hidden = limited && HIDDEN.has(link.dataset.view);
+    route();
+  }
+  status();
+}
 
 // --- where one is: #/view?node=alice&...
 
@@ -33,6 +50,14 @@ function address(name, parameters) {
   return `#/${name}${query.size ? `?${query}` : ""}`;
 }
 
+/** The node to show: the one that is asked for, or the first that tells of messages, as the server has it. */
+function nodeFor(asked) {
+  // What was picked here can turn out to be silent, or leave.
+  const silent = asked === picked && !nodes.find((one) => one.name === asked)?.messages;
+  if (asked && !silent) return asked;
+  return (nodes.find((one) => one.messages > 0) ?? nodes[0])?.name ?? asked ?? null;
+}
+
 /** What a view can use. */
 class App {
   #ends = [];
@@ -41,16 +66,37 @@ class App {
   constructor(parameters) {
     this.parameters = parameters;
     this.node = parameters.node ?? null;
-    this.limited = stream.hello?.limited ?? false;
+    this.limited = Boolean(limited);
   }
 
-  /** Opens a topic of this node while the view is shown. */
-  open(topic, query, every, data, refused) {
+  get paused() {
+    return paused;
+  }
+
+  /** What the topic of that name said last; nothing at first. */
+  get health() {
+    return health;
+  }
+
+  /**
+   * Opens a topic of this node while the view is shown. What is refused is said above the view until data come, or by `refused(why)`.
+   * With `always`, data come also while paused.
+   */
+  open(topic, query, every, data, { refused, always } = {}) {
     const full = this.node ? { node: this.node, ...query } : query;
+    let said = null;
+    const say = (why) => {
+      if (said) return text(said, why);
+      said = h("p", { class: "banner warn refused", role: "alert" }, why);
+      this.root.prepend(said);
+    };
     const handle = stream.open(topic, full, every, (answer) => {
       dataSeen = true;
-      if (!this.ended) data(answer);
-    }, (why) => !this.ended && (refused ?? ((error) => this.refused(error)))(why));
+      if (this.ended) return;
+      said?.remove();
+      said = null;
+      data(answer);
+    }, { always, refused: (why) => !this.ended && (refused ?? say)(why) });
     this.#ends.push(() => handle.close());
     return handle;
   }
@@ -77,15 +123,6 @@ class App {
     this.#ends.push(end);
   }
 
-  refused(why) {
-    if (health?.nodes.seen === 0 || health === null) return;
-    this.problem(why);
-  }
-
-  problem(why) {
-    if (!this.root.querySelector(".refused")) this.root.prepend(h("p", { class: "banner warn refused" }, why));
-  }
-
   end() {
     this.ended = true;
     for (const end of this.#ends) end();
@@ -93,7 +130,15 @@ class App {
 }
 
 async function route() {
+  // What there is to show has to be known.
+  if (limited === null || nodes === null) return;
   const { name, parameters } = place();
+  const node = nodeFor(parameters.node);
+  if (node !== (parameters.node ?? null)) {
+    picked = node;
+    parameters.node = node;
+    history.replaceState(null, "", address(name, parameters));
+  }
   const view = views.find((one) => one.name === name);
   shown?.app.end();
   const app = new App(parameters);
@@ -101,9 +146,10 @@ async function route() {
   const active = view.title ? name : "peers";
   for (const link of $("menu").querySelectorAll("a")) {
     link.dataset.view === active ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
-    link.href = address(link.dataset.view, { node: parameters.node });
+    link.href = address(link.dataset.view, { node });
   }
-  document.title = `${view.title || "Peer"} · peer-observer`;
+  $("brand").href = address("overview", { node });
+  entitle(view);
   const root = h("div");
   app.root = root;
   put($("main"), root);
@@ -115,16 +161,20 @@ async function route() {
     console.error(error);
     put(root, h("div", { class: "state" }, h("h1", {}, "This view cannot be shown"), h("p", {}, String(error)), h("p", {}, h("a", { href: location.href, onclick: () => location.reload() }, "Load the page again"))));
   }
-  status();
+  if (!app.ended) takeNodes(nodes);
+}
+
+function entitle(view) {
+  document.title = `${view.title || "Peer"} · peer-observer`;
 }
 
 // --- status line and banners
 
 function status() {
-  const node = nodes.find((one) => one.name === (shown?.app.node ?? nodes[0]?.name));
+  const node = nodes?.find((one) => one.name === shown?.app.node);
   let state = "connecting";
   let said = "connecting";
-  if (stream.state === "lost") [state, said] = ["lost", "disconnected"];
+  if (stream.state === "lost") [state, said] = ["lost", stream.full ? "waiting for a place" : "disconnected"];
   else if (health && health.nodes.seen === 0) said = "waiting for a node";
   else if (health && node) {
     const pace = `${rate(node.rate)} messages/s`;
@@ -136,7 +186,7 @@ function status() {
   $("status-dot").dataset.state = state;
   text($("status-text"), said);
   banners();
-  const empty = stream.state !== "lost" && health?.nodes.seen === 0;
+  const empty = shown && stream.state !== "lost" && health?.nodes.seen === 0;
   const main = $("main");
   main.classList.toggle("stale", stream.state === "lost" && dataSeen);
   let state_box = main.querySelector(".state.empty");
@@ -169,25 +219,33 @@ function banner(name, kind, message) {
   text(element, message);
 }
 
+// What is said here is read out to who cannot see it: no numbers that change.
 function banners() {
-  banner("lost", "bad", stream.state === "lost" && (dataSeen
-    ? `The connection is lost; it is tried again by itself. What you see is of ${clock(stream.since * 1000)}.`
+  const lost = stream.state === "lost";
+  const full = lost && stream.full;
+  const seen = dataSeen ? ` What you see is of ${clock(stream.since * 1000)}.` : "";
+  banner("full", "bad", full && `There are too many clients: the server answers, but has no place for this page (see --web-max-clients). It is tried again by itself.${seen}`);
+  banner("lost", "bad", lost && !full && (dataSeen
+    ? `The connection is lost; it is tried again by itself.${seen}`
     : "The server cannot be reached; it is tried again by itself."));
-  banner("lossy", "warn", health?.status === "lossy" && stream.state !== "lost" && `Events are being lost (${count(health.lost)} so far): numbers may be too low. The view "Pipeline" says where.`);
-  banner("slow", "info", stream.missed > 20 && `This page does not keep up: ${count(stream.missed)} updates were left out. Nothing else is affected.`);
-  banner("limited", "info", stream.hello?.limited && "Limited mode: addresses are not shown.");
+  banner("lossy", "warn", health?.status === "lossy" && !lost && 'Events are being lost: numbers may be too low. The view "Pipeline" says how many, and where.');
+  banner("slow", "info", stream.missed > 20 && "This page does not keep up: some updates are left out. Nothing else is affected.");
+  banner("limited", "info", limited && "Limited mode: addresses are not shown.");
 }
 
 function takeNodes(list) {
   nodes = list;
+  if (!shown || nodeFor(shown.app.node) !== shown.app.node) return void route();
   const select = $("node");
-  const names = list.map((node) => node.name);
-  if ([...select.options].map((option) => option.value).join("\n") !== names.join("\n")) {
-    put(select, names.map((name) => h("option", { value: name }, name)));
+  const current = shown.app.node;
+  const options = list.map(({ name }) => [name, name]);
+  if (current && list.length && !list.some(({ name }) => name === current)) options.push([current, `${current} (not seen)`]);
+  const titles = options.map(([, title]) => title);
+  if ([...select.options].map((option) => option.textContent).join("\n") !== titles.join("\n")) {
+    put(select, options.map(([value, title]) => h("option", { value }, title)));
   }
-  $("node-box").hidden = names.length === 0;
-  const current = shown?.app.node ?? names[0];
-  if (current && select.value !== current && document.activeElement !== select) select.value = current;
+  $("node-box").hidden = options.length === 0;
+  if (current && select.value !== current) select.value = current;
   status();
 }
 
@@ -211,6 +269,7 @@ function pause() {
   paused = !paused;
   stream.pause(paused);
   $("pause").setAttribute("aria-pressed", String(paused));
+  dispatchEvent(new Event("pausechange"));
   status();
 }
 
@@ -229,7 +288,7 @@ addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || !recall("keys", true)) return;
   if (event.target.closest("input, select, textarea, dialog")) return;
   const digit = "1234567890".indexOf(event.key);
-  if (digit >= 0 && menu[digit]) location.hash = address(menu[digit].name, { node: shown?.app.node });
+  if (digit >= 0 && menu[digit] && !(limited && HIDDEN.has(menu[digit].name))) location.hash = address(menu[digit].name, { node: shown?.app.node });
   else if (event.key === "p") pause();
   else if (event.key === "t") nextTheme();
   else if (event.key === "?") $("help-dialog").showModal();
@@ -249,13 +308,20 @@ $("node").addEventListener("change", (event) => {
   const { name, parameters } = place();
   // A peer of one node is nobody at another.
   const view = name === "peer" ? "peers" : name;
+  picked = null;
   location.hash = address(view, { ...parameters, id: null, node: event.target.value });
+});
+// As a link it would lead to another view.
+$("skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  $("main").focus();
 });
 dark.addEventListener("change", () => theme(recall("theme", "system")));
 
 put($("menu"), h("ul", {}, menu.map((view, at) => h("li", {}, h("a", { href: `#/${view.name}`, "data-view": view.name }, at < 10 ? h("kbd", { "aria-hidden": "true" }, String((at + 1) % 10)) : null, view.title)))));
 theme(recall("theme", "system"));
+put($("main"), h("div", { class: "state late" }, h("h1", {}, "Connecting")));
+entitle(views.find((view) => view.name === place().name));
 addEventListener("hashchange", route);
-stream.open("health", {}, 2000, (answer) => { health = answer; status(); });
-stream.open("nodes", {}, 1000, (answer) => takeNodes(answer.nodes));
-route();
+stream.open("health", {}, 2000, (answer) => { health = answer; status(); }, { always: true });
+stream.open("nodes", {}, 1000, (answer) => takeNodes(answer.nodes), { always: true });

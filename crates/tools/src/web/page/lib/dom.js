@@ -42,9 +42,18 @@ export function panel(title, width, ...children) {
   return h("section", { class: `panel ${width ?? ""}` }, h("h2", {}, title), ...children);
 }
 
-/** What is shown where there is nothing (yet). */
+/** What is shown in a panel where there is nothing (yet). */
 export function nothing(title, ...lines) {
-  return h("div", { class: "state in-panel" }, h("h3", {}, title), lines.map((line) => h("p", {}, line)));
+  return state("h3", title, lines);
+}
+
+/** The same in the place of all panels. */
+export function nothingAtAll(title, ...lines) {
+  return state("h2", title, lines);
+}
+
+function state(heading, title, lines) {
+  return h("div", { class: "state in-panel" }, h(heading, {}, title), lines.map((line) => h("p", {}, line)));
 }
 
 /** Buttons of which one is pressed. */

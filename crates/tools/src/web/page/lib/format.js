@@ -84,6 +84,11 @@ export function hash(hex) {
   return hex ? `…${hex.slice(-12)}` : "–";
 }
 
+/** What no loss means. Events of public extractors are not numbered: gaps among them cannot be seen. */
+export function certainty(withoutOrigin) {
+  return withoutOrigin > 0 ? "losses cannot be seen" : "counts are exact";
+}
+
 /** 12 % of a whole; nothing of nothing. */
 export function percent(part, whole) {
   return whole > 0 ? `${Math.round((100 * part) / whole)} %` : "–";

@@ -4,6 +4,8 @@ const FIRST_WAIT = 500;
 const LONGEST_WAIT = 8_000;
 // Without a word for so long (the server is asked for its health every two seconds), the connection is dead.
 const SILENCE = 12_000;
+// Updates that were missed are told of for so long.
+const RECENT = 60_000;
 
 export class Stream {
   #socket = null;
@@ -13,9 +15,11 @@ export class Stream {
   #heard = 0;
   #paused = false;
   #listener;
+  #gaps = [];
   hello = null;
   state = "connecting";
-  missed = 0;
+  // Whether the server answers, but has no place for one more client.
+  full = false;
   since = Date.now();
 
   /** `listener` is called when the state changes: connecting, open, lost. */
@@ -32,10 +36,13 @@ export class Stream {
     addEventListener("online", () => this.#retry());
   }
 
-  /** Opens a topic: `data(answer)` is called for every update, `refused(why)` when there is no such thing. */
-  open(topic, query, every, data, refused) {
+  /**
+   * Opens a topic: `data(answer)` is called for every update, `refused(why)` when there is no such thing. With `always`, updates come
+   * also while paused.
+   */
+  open(topic, query, every, data, { refused, always } = {}) {
     const id = this.#next++;
-    const entry = { topic, query, every, data, refused };
+    const entry = { topic, query, every, data, refused, always };
     this.#open.set(id, entry);
     this.#send(id, entry);
     return {
@@ -49,6 +56,13 @@ export class Stream {
   /** While paused, updates come and are thrown away, so that nothing has to be caught up with. */
   pause(paused) {
     this.#paused = paused;
+  }
+
+  /** Updates that the server left out in the last minute, because this page does not keep up. */
+  get missed() {
+    const begin = Date.now() - RECENT;
+    this.#gaps = this.#gaps.filter(([at]) => at > begin);
+    return this.#gaps.reduce((sum, [, missed]) => sum + missed, 0);
   }
 
   #say(message) {
@@ -76,7 +90,10 @@ export class Stream {
     const scheme = location.protocol === "https:" ? "wss" : "ws";
     const socket = new WebSocket(`${scheme}://${location.host}/api/v1/stream`);
     this.#socket = socket;
+    let opened = false;
     socket.onopen = () => {
+      opened = true;
+      this.full = false;
       this.#wait = FIRST_WAIT;
       this.#heard = Date.now();
       this.#set("open");
@@ -88,9 +105,22 @@ export class Stream {
     socket.onclose = () => {
       if (socket !== this.#socket) return;
       this.#set("lost");
+      if (opened) this.full = false;
+      else this.#ask(socket);
       setTimeout(() => this.state === "lost" && socket === this.#socket && this.#connect(), this.#wait * (0.75 + Math.random() / 2));
       this.#wait = Math.min(this.#wait * 2, LONGEST_WAIT);
     };
+  }
+
+  /** Finds out why a connection failed: a websocket is not told. */
+  async #ask(socket) {
+    // When nothing answers, all was said.
+    const answer = await fetch("/api/v1/health").catch(() => null);
+    // The token is another one, or was forgotten: the login page takes the place of this one.
+    if (answer?.status === 401) return location.reload();
+    if (socket !== this.#socket || this.state !== "lost") return;
+    this.full = Boolean(answer?.ok);
+    this.#listener();
   }
 
   #take(message) {
@@ -103,7 +133,7 @@ export class Stream {
     const entry = this.#open.get(message.sub);
     if (!entry) return;
     if (message.error) return entry.refused?.(message.error);
-    if (message.missed) this.missed += message.missed;
+    if (message.missed) this.#gaps.push([Date.now(), message.missed]);
     if (!this.#paused || entry.always) entry.data(message.data);
   }
 

@@ -25,7 +25,7 @@ export function spark() {
 /**
  * A table. A column: { key, title, num, value(row) for sorting, text(row), make(cell) and set(made, row) for what is no text, hint,
  * optional(row): while it is nothing for every row, the column is hidden }.
- * `options`: { name (what is chosen is kept under it), caption, key(row), sort: [key, "ascending"], tall, empty }
+ * `options`: { name (what is chosen is kept under it), caption, key(row), sort: [key, "ascending"], tall, empty (text, or a function that says it) }
  */
 export function table(columns, options) {
   let [sortKey, order] = recall(`sort.${options.name}`, options.sort);
@@ -99,7 +99,7 @@ export function table(columns, options) {
       wanted.push(...shown.map(line));
     }
     if (wanted.length === 0) {
-      wanted.push(h("tr", {}, h("td", { colspan: wide, class: "dim" }, options.empty ?? "Nothing to show.")));
+      wanted.push(h("tr", {}, h("td", { colspan: wide, class: "dim" }, typeof options.empty === "function" ? options.empty() : (options.empty ?? "Nothing to show."))));
     }
     // Rows that stay where they are keep their focus and selection.
     const same = wanted.length === body.children.length && wanted.every((row, at) => row === body.children[at]);

@@ -1,6 +1,6 @@
 // Address relay: who sends how many, of which networks, and who announces himself.
 
-import { bars, h, panel, put, stats } from "../lib/dom.js";
+import { bars, h, nothing, panel, put, stats } from "../lib/dom.js";
 import { ago, count, services, short } from "../lib/format.js";
 import { table } from "../lib/table.js";
 
@@ -36,9 +36,9 @@ export function show(app, root) {
     h("div", { class: "grid" },
       panel("By network, received and sent", "w4", networks.element),
       panel("By age when received", "w4", ages.element),
-      app.limited ? null : panel("Netgroups received most", "w4", groups.element),
+      panel("Netgroups received most", "w4", app.limited ? hidden() : groups.element),
       panel("By peer", null, peers.element),
-      app.limited ? null : panel("News", null, news.element)));
+      panel("News", null, app.limited ? hidden() : news.element)));
 
   app.open("addresses", {}, 1000, (data) => {
     now = data.now_us;
@@ -55,4 +55,8 @@ export function show(app, root) {
     peers.set(data.peers);
     news.set(data.announcements ?? []);
   });
+}
+
+function hidden() {
+  return nothing("Hidden", "Addresses are not shown in limited mode.");
 }

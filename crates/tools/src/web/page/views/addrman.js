@@ -23,7 +23,8 @@ export function show(app, root) {
     if (wanted !== shape) {
       shape = wanted;
       put(grid,
-        own ? panel("By network: new and tried", null, networks.element) : panel("Not told", null, nothing("No answer of getaddrmaninfo yet", "The address manager is told over RPC. With a user and password of the node, or its cookie:", "peer-observer extract rpc")),
+        own ? panel("By network: new and tried", null, networks.element) : panel("By network", null, nothing("No answer of getaddrmaninfo yet", "The address manager is told over RPC. With a user and password of the node, or its cookie:", "peer-observer extract rpc")),
+        app.limited ? panel("Netgroups, sources, autonomous systems", null, nothing("Hidden", "What leads to addresses is not shown in limited mode.")) : null,
         data.tables ? panel("Netgroups", "w6", groups.element) : null,
         data.tables ? panel("Sources", "w6", sources.element) : null,
         data.tables?.systems.length ? panel("Autonomous systems", "w6", systems.element) : null);
@@ -34,7 +35,7 @@ export function show(app, root) {
       ["New", count(sum("new")), "addresses", "heard of"],
       ["Tried", count(sum("tried")), "addresses", "connected to before"],
       ["Networks", count(own.length), ""],
-      ["Tables", data.tables ? ago(data.tables.time_us, data.now_us) : "–", data.tables ? "old" : "", data.tables ? `${count(data.tables.group_count)} netgroups` : app.limited ? "hidden" : "getrawaddrman not asked"],
+      ["Tables", data.tables ? ago(data.tables.time_us, data.now_us) : "–", data.tables ? "old" : "", data.tables ? whole(data.tables) : app.limited ? "hidden" : "getrawaddrman not asked"],
     ]);
     networks.set(own.filter((row) => row.new + row.tried).map((row) => [row.network, [row.new, row.tried], `${count(row.new)} new, ${count(row.tried)} tried`]));
     if (data.tables) {
@@ -43,4 +44,9 @@ export function show(app, root) {
       sources.set(data.tables.sources);
     }
   });
+}
+
+/** How much of the tables is there: they can come in parts. */
+function whole({ parts: [came, all], group_count: groups }) {
+  return `${came < all ? `part ${count(came)} of ${count(all)} · ` : ""}${count(groups)} netgroups`;
 }

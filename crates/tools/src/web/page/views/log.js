@@ -1,6 +1,6 @@
 // The node's debug.log, live.
 
-import { h, nothing, put, text } from "../lib/dom.js";
+import { h, nothingAtAll, put, text } from "../lib/dom.js";
 import { count, exact } from "../lib/format.js";
 import { keep, recall } from "../lib/store.js";
 
@@ -9,6 +9,10 @@ const KEPT = 5000;
 const SHOWN = 1500;
 
 export function show(app, root, parameters) {
+  if (app.limited) {
+    put(root, h("div", { class: "head" }, h("h1", {}, "Log")), nothingAtAll("Hidden", "The log tells addresses; in limited mode it is not shown."));
+    return;
+  }
   let filter = parameters.filter ?? "";
   let mark = parameters.mark ?? recall("log.mark", "");
   let category = parameters.category ?? "";
@@ -44,7 +48,7 @@ export function show(app, root, parameters) {
 
   function redraw() {
     const shown = lines.filter(wanted).slice(-SHOWN);
-    put(box, shown.length ? shown.map(element) : nothing(lines.length ? "No line matches" : "No line yet", ...(lines.length ? [] : ["The log is told by peer-observer extract log --log-file DEBUG.LOG."])));
+    put(box, shown.length ? shown.map(element) : nothingAtAll(lines.length ? "No line matches" : "No line yet", ...(lines.length ? [] : ["The log is told by peer-observer extract log --log-file DEBUG.LOG."])));
     end();
     say();
   }
@@ -54,25 +58,31 @@ export function show(app, root, parameters) {
   }
 
   function say() {
-    text(lead, `${count(lines.length)} lines kept here${skipped ? `, ${count(skipped)} left out because they came too fast` : ""}${follow ? "" : " · scroll down to follow"}`);
+    text(lead, `${count(lines.length)} lines kept here${skipped ? `, ${count(skipped)} left out: more came than were taken` : ""}${follow ? "" : " · scroll down to follow"}`);
   }
 
   redraw();
+  addEventListener("pausechange", redraw);
+  app.atEnd(() => removeEventListener("pausechange", redraw));
+  // While paused, lines are kept but not shown: the server counts them as sent.
   app.open("log", { limit: 1000 }, 400, (data) => {
-    const empty = lines.length === 0;
-    skipped += data.skipped;
-    // A connection that came back begins with lines that are here already.
+    // A connection that came back begins with lines that are here already, or with later ones than the next.
     const newest = lines.at(-1)?.number ?? 0;
-    const fresh = data.next < newest ? data.lines : data.lines.filter((line) => line.number > newest);
-    if (data.next < newest) lines = [];
+    const anew = data.next < newest;
+    if (anew) lines = [];
+    const fresh = lines.length ? data.lines.filter((line) => line.number > newest) : data.lines;
+    if (lines.length && fresh.length) skipped += fresh[0].number - newest - 1;
+    const empty = lines.length === 0;
     lines = lines.concat(fresh).slice(-KEPT);
     for (const name of new Set(fresh.map((line) => line.category))) {
       if (![...categories.options].some((option) => option.value === name)) categories.append(h("option", { value: name, selected: name === category }, name.toLowerCase()));
     }
-    if (empty || data.next < newest) return redraw();
-    box.append(...fresh.filter(wanted).map(element));
+    if (app.paused) return;
+    const matching = fresh.filter(wanted);
+    if (empty || (matching.length && box.querySelector(".state"))) return redraw();
+    box.append(...matching.map(element));
     while (box.children.length > SHOWN) box.firstChild.remove();
     end();
     say();
-  });
+  }, { always: true });
 }

@@ -2,7 +2,7 @@
 
 import { chart, seriesColour, colour } from "../lib/chart.js";
 import { bars, choice, h, nothing, panel, put, stats, text } from "../lib/dom.js";
-import { ago, bytes, bytesParts, clock, count, duration, hash, rate, short } from "../lib/format.js";
+import { ago, bytes, bytesParts, certainty, clock, count, duration, hash, rate, short } from "../lib/format.js";
 
 const KINDS = {
   connected: "connected", closed: "left", evicted: "was evicted", misbehaving: "misbehaves:", malformed: "sent what cannot be decoded:",
@@ -57,7 +57,7 @@ export function show(app, root, parameters) {
       ["Peers", count(total), "", `${count(inbound)} in, ${count(total - inbound)} out`],
       ["Height", tip ? count(tip.height) : "–", "", tip ? `${ago(tip.time_us, data.now_us)} ago` : "no block seen yet"],
       ["Mempool", mempool ? short(mempool.transactions) : count(sum(history.mempool.added)), "tx", mempool ? `${bytes(mempool.usage)} of ${bytes(mempool.max)}` : "added in this time"],
-      ["Lost", short(data.lost), "events", data.lost ? "see Pipeline" : "counts are exact"],
+      ["Lost", short(data.lost), "events", data.lost ? "see Pipeline" : certainty(app.health?.without_origin)],
     ]);
     const seconds = history.step_us / 1_000_000;
     const per = (values) => values.map((v) => v / seconds);

@@ -36,7 +36,8 @@ export function show(app, root, parameters) {
     { key: "messages_in", title: "In", num: true, text: (row) => short(row.messages_in) },
   ], { name: "others", caption: "Other connections of this address", key: (row) => `${row.id} ${row.closed_us}`, sort: ["opened_us", "descending"], empty: "None that is remembered." });
 
-  put(root,
+  const refusal = h("div");
+  const content = h("div", {},
     h("div", { class: "head" }, h("h1", {}, `Peer ${id}`), lead, h("div", { class: "right" }, h("a", { class: "tool", href: app.link("peers") }, "All peers"))),
     numbers.element,
     h("div", { class: "grid" },
@@ -44,6 +45,7 @@ export function show(app, root, parameters) {
       h("div", { class: "w4 grid" }, panel("Who", null, facts), panel("Relay", null, relay), panel("Pings", null, pings.element)),
       panel("Messages by type", "w6", types.element),
       panel("Other connections", "w6", others.element)));
+  put(root, refusal, content);
 
   let drawn = "";
   function draw() {
@@ -56,6 +58,8 @@ export function show(app, root, parameters) {
 
   app.open("peer", { id }, 1000, (answer) => {
     data = answer;
+    put(refusal);
+    content.hidden = false;
     const { row, features, relay: r } = answer;
     text(lead, [row.type, row.network, row.addr, row.end ? `${row.end} ${ago(row.closed_us, answer.now_us)} ago` : null].filter(Boolean).join(" · "));
     numbers.set([
@@ -93,7 +97,15 @@ export function show(app, root, parameters) {
     types.set(answer.types);
     others.set(answer.others);
     draw();
-  }, (why) => put(root, h("div", { class: "state" }, h("h1", {}, `Peer ${id} is not known`), h("p", {}, why), h("p", {}, "It may have left long ago. ", h("a", { href: app.link("peers") }, "All peers")))));
+  }, { refused });
+
+  /** What was known before stays: a server that was started again may hear of the peer soon. */
+  function refused(why) {
+    content.hidden = data === null;
+    put(refusal, data
+      ? h("p", { class: "banner warn refused", role: "alert" }, `Peer ${id} is not known any more: ${why}`)
+      : h("div", { class: "state" }, h("h1", {}, `Peer ${id} is not known`), h("p", {}, why), h("p", {}, "It may have left long ago. ", h("a", { href: app.link("peers") }, "All peers"))));
+  }
 }
 
 function set(list, rows) {

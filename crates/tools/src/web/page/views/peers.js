@@ -9,7 +9,7 @@ const GROUPS = {
   none: null,
   network: (row) => row.network,
   type: (row) => row.type,
-  netgroup: (row) => row.netgroup ?? "hidden",
+  netgroup: (row) => row.netgroup ?? "not known",
   as: (row) => row.as ?? "AS not known",
   list: (row) => row.lists.join(", ") || "on no list",
   agent: (row) => row.user_agent ?? "not known",
@@ -21,9 +21,11 @@ export function show(app, root, parameters) {
   let data = null;
   const lead = h("p", { class: "lead" });
   const search = h("input", { type: "search", placeholder: "filter: address, agent, type …", "aria-label": "Filter peers", value: filter, oninput: (event) => { filter = event.target.value; app.set("filter", filter); draw(); } });
+  const groups = [["none", "not grouped"], ["type", "by connection type"], ["network", "by network"], ["netgroup", "by netgroup"], ["as", "by AS"], ["list", "by list"], ["agent", "by user agent"]]
+    .filter(([value]) => !app.limited || !["netgroup", "as", "list"].includes(value));
+  if (!groups.some(([value]) => value === group)) group = "none";
   const select = h("select", { "aria-label": "Group peers", onchange: (event) => { group = event.target.value; keep("peers.group", group); app.set("group", group); draw(); } },
-    [["none", "not grouped"], ["type", "by connection type"], ["network", "by network"], ["netgroup", "by netgroup"], ["as", "by AS"], ["list", "by list"], ["agent", "by user agent"]]
-      .map(([value, title]) => h("option", { value, selected: value === group }, title)));
+    groups.map(([value, title]) => h("option", { value, selected: value === group }, title)));
   const now = () => data?.now_us ?? 0;
   const columns = [
     { key: "id", title: "Peer", value: (row) => row.id, make: (cell) => cell, set: (cell, row) => { if (!cell.firstChild) cell.append(app.peer(row.id)); } },

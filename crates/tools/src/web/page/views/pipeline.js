@@ -2,11 +2,13 @@
 
 import { chart, colour } from "../lib/chart.js";
 import { h, panel, put, stats } from "../lib/dom.js";
-import { ago, bytes, count, duration, short } from "../lib/format.js";
+import { ago, bytes, certainty, count, duration, short } from "../lib/format.js";
 import { table } from "../lib/table.js";
 
 export function show(app, root) {
   let now = 0;
+  // Events among which losses cannot be seen.
+  let unseen = 0;
   const numbers = stats("Pipeline");
   const rates = chart("Events a second that reached this page's server", "small");
   const n = (key, title, hint) => ({ key, title, hint, num: true, text: (row) => count(row[key]) });
@@ -19,7 +21,7 @@ export function show(app, root) {
   ], { name: "pipeline.hits", caption: "Hits of tracepoints and what became of them", key: (row) => `${row.node} ${row.pid} ${row.tracepoint}`, sort: ["hits", "descending"], empty: "No books yet: the eBPF extractor tells them every ten seconds." });
   const lost = table([
     { key: "stage", title: "Where" }, { key: "cause", title: "Why" }, { key: "component", title: "Who" }, n("count", "Events"),
-  ], { name: "pipeline.lost", caption: "Events lost so far", key: (row) => `${row.stage} ${row.cause} ${row.component}`, sort: ["count", "descending"], empty: "Nothing was lost: all counts are exact." });
+  ], { name: "pipeline.lost", caption: "Events lost so far", key: (row) => `${row.stage} ${row.cause} ${row.component}`, sort: ["count", "descending"], empty: () => `Nothing was lost that can be seen: ${certainty(unseen)}.` });
   const losses = table([
     { key: "time_us", title: "Ago", num: true, text: (row) => ago(row.time_us, now) }, { key: "stage", title: "Where" }, { key: "cause", title: "Why" }, { key: "component", title: "Who" }, { key: "what", title: "What", text: (row) => row.what ?? "" }, n("count", "Events"),
   ], { name: "pipeline.losses", caption: "The last losses", key: (row) => JSON.stringify(row), sort: ["time_us", "descending"], tall: true, empty: "None." });
@@ -29,10 +31,11 @@ export function show(app, root) {
   app.open("pipeline", {}, 1000, (data) => {
     now = data.now_us;
     const { own } = data;
+    unseen = data.without_origin;
     numbers.set([
       ["Latency", duration(data.latency?.median_us ?? null), "", data.latency ? `99 of 100 below ${duration(data.latency.p99_us)}` : "no event in the last minute"],
       ["Events", short(own.received), "", own.undecodable ? `${count(own.undecodable)} undecodable` : "received"],
-      ["Lost", count(data.lost.reduce((all, row) => all + row.count, 0)), "events", own.lost_queue + own.lost_transport ? `${count(own.lost_queue + own.lost_transport)} before this page` : ""],
+      ["Lost", count(data.lost.reduce((all, row) => all + row.count, 0)), "events", own.lost_queue + own.lost_transport ? `${count(own.lost_queue + own.lost_transport)} before this page` : unseen ? certainty(unseen) : ""],
       ["Waiting", count(own.queue_events), "events", bytes(own.queue_bytes)],
       ["Clients", count(own.clients), "", own.skipped_updates || own.skipped_events ? `slow ones missed ${short(own.skipped_updates + own.skipped_events)}` : "none is slow"],
       ["Running", duration(own.uptime_s * 1_000_000), ""],

@@ -45,7 +45,7 @@ export function show(app, root) {
     const sum = (key) => data.peers.reduce((all, row) => all + row[key], 0);
     numbers.set([
       ["Followed", count(data.sums.followed), "", "the last ones"],
-      ["In the mempool", count(data.sums.accepted), "", percent(data.sums.accepted, data.sums.followed)],
+      ["Accepted", count(data.sums.accepted), "", percent(data.sums.accepted, data.sums.followed)],
       ["Rejected", count(data.sums.rejected), ""],
       ["To accept", duration(data.sums.median_to_accept_us ?? null), "", "median, from first heard of"],
       ["Unasked", count(sum("unasked")), "", `of ${count(sum("received"))} received`],
@@ -57,8 +57,9 @@ export function show(app, root) {
 }
 
 function state(row) {
-  if (row.rejected) return "rejected";
+  if (row.gone) return "mined or removed";
   if (row.added) return "in the mempool";
+  if (row.rejected) return "rejected";
   if (row.received) return "received";
   if (row.asked) return "asked for";
   return "announced";
