@@ -53,7 +53,7 @@ export class Stream {
     };
   }
 
-  /** While paused, updates come and are thrown away, so that nothing has to be caught up with. */
+  /** While paused, updates come and are thrown away, so that nothing has to be caught up with; but the first of a topic is taken. */
   pause(paused) {
     this.#paused = paused;
   }
@@ -134,7 +134,9 @@ export class Stream {
     if (!entry) return;
     if (message.error) return entry.refused?.(message.error);
     if (message.missed) this.#gaps.push([Date.now(), message.missed]);
-    if (!this.#paused || entry.always) entry.data(message.data);
+    if (this.#paused && !entry.always && entry.told) return;
+    entry.told = true;
+    entry.data(message.data);
   }
 
   #set(state) {

@@ -87,7 +87,7 @@ export function show(app, root, parameters) {
     networks.set(sums(data.peers, "network"));
     put(blocks, data.blocks.length ? data.blocks.map((block) => h("li", {},
       h("time", {}, clock(block.time_us)),
-      h("span", { class: "what" }, h("b", {}, count(block.height)), ` ${count(block.transactions)} tx, ${duration(block.duration_us)} `, h("span", { class: "dim mono", title: block.hash }, hash(block.hash))))) : nothing("No block yet", "Blocks show here when the node connects them."));
+      h("span", { class: "what" }, h("b", {}, count(block.height)), ` ${count(block.transactions)} tx, ${duration(block.duration_us)} `, h("span", { class: "dim mono", title: block.hash }, hash(block.hash))))) : h("li", {}, nothing("No block yet", "Blocks show here when the node connects them.")));
     drawNotes(data);
   }
 
@@ -99,7 +99,7 @@ export function show(app, root, parameters) {
     put(notes, data.notes.length ? data.notes.map((note) => h("li", {},
       h("time", {}, clock(note.time_us)),
       h("span", { class: BAD.has(note.kind) ? "what bad" : "what", title: note.text },
-        note.peer === null ? null : app.peer(note.peer), note.peer === null ? "" : " ", `${KINDS[note.kind] ?? note.kind} ${note.text}`))) : nothing("Quiet", "Connections, blocks and oddities show here."));
+        note.peer === null ? null : app.peer(note.peer), note.peer === null ? "" : " ", `${KINDS[note.kind] ?? note.kind} ${note.text}`))) : h("li", {}, nothing("Quiet", "Connections, blocks and oddities show here.")));
   }
 
   const redraw = () => [messages, traffic, pool].forEach((one) => one.redraw());
