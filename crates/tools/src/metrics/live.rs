@@ -2,7 +2,8 @@
 //!
 //! The public `peerobserver_conn_*_current` say what the node counted when the last connection was opened and never go down. These
 //! here follow the tracepoints, and getpeerinfo puts right what was missed: connections from before the start of peer-observer,
-//! events that were lost, nodes that were killed.
+//! events that were lost, nodes that were killed. Before the node has said which it has, or was seen to start, nothing is known of those
+//! from before us, so nothing is shown: a sum without them would be taken for all.
 
 use std::collections::HashMap;
 
@@ -14,6 +15,8 @@ use peer_observer_exporter::registry::{Registry, Snapshot};
 
 /// Connections that are remembered of a node. Bitcoin Core has 125 unless told otherwise.
 const MAX_CONNECTIONS: usize = 16_384;
+/// Peer id of a node's first connection (Bitcoin Core src/net.h, `nLastNodeId`).
+const FIRST_PEER: u64 = 0;
 /// Peer ids count up from a node's start, but threads may tell of them out of order, by so much at most. A lower one is of a node that was
 /// started again.
 const OUT_OF_ORDER: u64 = 8;
@@ -40,6 +43,8 @@ struct Kind {
 #[derive(Debug)]
 pub(crate) struct Live {
     connections: Snapshot,
+    /// All connections are known: the node told of them, or was seen to start.
+    is_complete: bool,
     open: HashMap<u64, Open>,
     /// How many of each kind are open.
     numbers: HashMap<Kind, u32>,
@@ -55,9 +60,10 @@ impl Live {
         Live {
             connections: r.snapshot(
                 "peerobserver_connections_open",
-                "Connections that are open now, by direction, network and type as getpeerinfo names them.",
+                "Connections that are open now, by direction, network and type as getpeerinfo names them; nothing before the first getpeerinfo or start of the node.",
                 &["direction", "network", "connection_type"],
             ),
+            is_complete: false,
             open: HashMap::new(),
             numbers: HashMap::new(),
             highest: 0,
@@ -69,7 +75,12 @@ impl Live {
     pub(crate) fn opened(&mut self, r: &mut Registry, conn: &Connection, inbound: bool, now_ms: u64) {
         let kind =
             Kind { inbound, network: network_of(conn.network), connection_type: type_of(conn.conn_type) };
+        if conn.peer_id == FIRST_PEER {
+            self.is_complete = true;
+        }
         if conn.peer_id.saturating_add(OUT_OF_ORDER) < self.highest {
+            // Lower ids of many connections are of several nodes that are counted together.
+            self.is_complete |= conn.peer_id <= OUT_OF_ORDER;
             self.open.clear();
             self.closed.clear();
             self.numbers.values_mut().for_each(|number| *number = 0);
@@ -119,6 +130,7 @@ impl Live {
             }
         }
         self.open = open;
+        self.is_complete = true;
         // Those of which there is none any more stay, as 0: an alert can see that.
         self.numbers.values_mut().for_each(|number| *number = 0);
         for connection in self.open.values() {
@@ -135,6 +147,9 @@ impl Live {
     }
 
     fn show(&self, r: &mut Registry) {
+        if !self.is_complete {
+            return;
+        }
         let series = self.numbers.iter().map(|(kind, number)| {
             let direction = if kind.inbound { "inbound" } else { "outbound" };
             (joined(&[direction, kind.network, kind.connection_type]), f64::from(*number))
@@ -234,6 +249,7 @@ mod tests {
     fn connections_end_with_a_node_that_is_started_again() {
         let mut r = Registry::new(100);
         let mut live = Live::new(&mut r);
+        live.resynchronise(&mut r, &[], T);
         for id in [20, 22, 21] {
             live.opened(&mut r, &conn(id, ConnType::Inbound, 1), true, T);
         }
@@ -253,6 +269,33 @@ mod tests {
             ["{\"inbound\",\"ipv4\",\"inbound\"} 0", "{\"outbound\",\"ipv4\",\"manual\"} 1"],
             "the end of 5 and the begin of 7 were missed"
         );
+    }
+
+    #[test]
+    fn nothing_is_shown_before_all_connections_are_known() {
+        let feeler = |id| conn(id, ConnType::Feeler, 1);
+        let with_a_feeler = |r: &mut Registry| {
+            let mut live = Live::new(r);
+            live.opened(r, &feeler(500), false, T);
+            live.closed(r, 500, T);
+            assert!(shown(r).is_empty(), "those from before are not known: {:?}", shown(r));
+            live
+        };
+        let mut r = Registry::new(100);
+        with_a_feeler(&mut r).resynchronise(&mut r, &[peer(7, "manual", T - 90_000)], T);
+        assert!(shown(&r).contains(&"{\"outbound\",\"ipv4\",\"manual\"} 1".into()), "{:?}", shown(&r));
+
+        let mut r = Registry::new(100);
+        with_a_feeler(&mut r).opened(&mut r, &feeler(3), false, T);
+        assert_eq!(
+            shown(&r),
+            ["{\"outbound\",\"ipv4\",\"feeler\"} 1"],
+            "ids that begin again are of a start"
+        );
+
+        let mut r = Registry::new(100);
+        Live::new(&mut r).opened(&mut r, &feeler(0), false, T);
+        assert_eq!(shown(&r), ["{\"outbound\",\"ipv4\",\"feeler\"} 1"], "the first connection of a node");
     }
 
     #[test]
