@@ -187,13 +187,18 @@ impl Metrics {
     /// A try has ended.
     pub(super) fn ended(&mut self, network: usize, outcome: &Outcome) {
         let r = &mut self.registry;
-        r.add(self.connections, outcome.connections);
+        r.inc(self.connections);
         let ns = u64::try_from(outcome.took.as_nanos()).unwrap_or(u64::MAX);
         r.observe(self.duration.at(network), ns);
         r.inc(match &outcome.result {
             Ok(answer) => self.answered.at2(network, answer.transport as usize),
             Err(failure) => self.failed.at2(network, *failure as usize),
         });
+    }
+
+    /// A connection over v2 was closed, and the try goes on over v1 when it may.
+    pub(super) fn hung_up(&mut self) {
+        self.registry.inc(self.connections);
     }
 
     /// An address is not tried.

@@ -47,7 +47,7 @@ use gossip::{Gossip, Heard};
 use metrics::Metrics;
 use output::Output;
 use plan::{Next, Offered, Plan};
-use probe::Outcome;
+use probe::{Failure, Outcome, Transport};
 use row::{Origin, Row};
 use target::{Skip, Target};
 
@@ -272,13 +272,22 @@ fn exits(file: Option<&Path>) -> Files {
     Files { lists: list.into_iter().collect(), ..Files::default() }
 }
 
+/// What came of a connection.
+struct Tried {
+    target: Target,
+    transport: Transport,
+    /// Position in the label `network`.
+    network: usize,
+    outcome: Outcome,
+}
+
 /// What is known and under way.
 struct Check {
     config: Arc<Config>,
     has_ipv6: bool,
     plan: Plan,
     known: Known,
-    tries: JoinSet<(Target, usize, Outcome)>,
+    tries: JoinSet<Tried>,
     metrics: Arc<Mutex<Metrics>>,
     output: Output,
     /// Rows that are not handed over yet.
@@ -320,11 +329,12 @@ impl Check {
     fn begin_tries(&mut self) -> Option<Instant> {
         loop {
             match self.plan.next(Instant::now()) {
-                Next::Dial { target, services, network } => {
+                Next::Dial { target, transport, before, network } => {
                     let config = self.config.clone();
                     self.tries.spawn(async move {
-                        let outcome = probe::probe(&target, services, &config).await;
-                        (target, network, outcome)
+                        let mut outcome = probe::probe(&target, transport, &config).await;
+                        outcome.took += before;
+                        Tried { target, transport, network, outcome }
                     });
                 }
                 Next::Skipped(addresses, why) => {
@@ -338,9 +348,9 @@ impl Check {
         }
     }
 
-    /// Takes the result of a try.
-    fn end_try(&mut self, ended: Result<(Target, usize, Outcome), tokio::task::JoinError>) {
-        let (target, network, outcome) = match ended {
+    /// Takes the result of a connection.
+    fn end_try(&mut self, ended: Result<Tried, tokio::task::JoinError>) {
+        let Tried { target, transport, network, outcome } = match ended {
             Ok(ended) => ended,
             Err(error) => {
                 // Its place stays taken, which is seen in connectivitycheck_connections_open.
@@ -348,6 +358,12 @@ impl Check {
                 return;
             }
         };
+        if transport == Transport::V2 && outcome.result == Err(Failure::Closed) {
+            locked(&self.metrics).hung_up();
+            self.plan.hung_up(target, outcome.took);
+            self.count_state();
+            return;
+        }
         let outcome = Arc::new(outcome);
         locked(&self.metrics).ended(network, &outcome);
         tracing::debug!(

@@ -1,7 +1,8 @@
 //! Which address is dialed when: a function of addresses, results and time, without a socket or a clock.
 //!
 //! Peers choose the addresses, so they could have us dial one network without pause, or fill our memory. Against that: a queue of a
-//! fixed size, one try at a time and then none for an hour for each address, a rate for each netgroup and one for all. Whoever
+//! fixed size, one try at a time and then none for an hour for each address, a rate for each netgroup and one for all, which also the
+//! second connection to those counts for that hang up on v2. Whoever
 //! tells of an address that waits or is being tried shares the result.
 
 use std::collections::{HashMap, VecDeque};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::config::Config;
 use super::gossip::Heard;
-use super::probe::Outcome;
+use super::probe::{Outcome, Transport};
 use super::target::{Skip, Target};
 
 /// Time in which connections to a netgroup are counted.
@@ -36,8 +37,9 @@ pub(super) enum Next {
     /// Dial this.
     Dial {
         target: Target,
-        /// Services that it is said to offer.
-        services: u64,
+        transport: Transport,
+        /// Time that the connection before took, over v2.
+        before: Duration,
         /// Position in the label `network`.
         network: usize,
     },
@@ -49,6 +51,14 @@ pub(super) enum Next {
     Nothing,
 }
 
+/// An address that waits.
+#[derive(Debug)]
+struct Waiting {
+    target: Target,
+    /// Time that a connection over v2 took, until the other side hung up. Then it is tried over v1.
+    hung_up: Option<Duration>,
+}
+
 /// The plan.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -56,7 +66,7 @@ pub(super) struct Plan {
     concurrency: usize,
     interval: Duration,
     netgroup_rate: u32,
-    queue: VecDeque<Target>,
+    queue: VecDeque<Waiting>,
     /// Who told of the addresses that wait or are being tried.
     heard: HashMap<Target, Vec<Heard>>,
     waiting: usize,
@@ -99,7 +109,7 @@ impl Plan {
             Some(others) => others.push(heard.clone()),
             None => {
                 self.heard.insert(target.clone(), vec![heard.clone()]);
-                self.queue.push_back(target);
+                self.queue.push_back(Waiting { target, hung_up: None });
             }
         }
         Offered::Waits
@@ -110,12 +120,12 @@ impl Plan {
         if self.dialing >= self.concurrency {
             return Next::Nothing;
         }
-        let Some(target) = self.queue.front() else { return Next::Nothing };
+        let Some(first) = self.queue.front() else { return Next::Nothing };
         if let Some(next) = self.next.filter(|next| *next > now) {
             return Next::At(next);
         }
-        let netgroup = target.netgroup();
-        let Some(target) = self.queue.pop_front() else { return Next::Nothing };
+        let netgroup = first.target.netgroup();
+        let Some(Waiting { target, hung_up }) = self.queue.pop_front() else { return Next::Nothing };
         if netgroup.is_some_and(|netgroup| !self.may_dial(netgroup, now)) {
             return Next::Skipped(self.take(&target), Skip::Netgroup);
         }
@@ -123,11 +133,22 @@ impl Plan {
         let Some(heard) = self.heard.get(&target).and_then(|heard| heard.first()) else {
             return Next::Nothing;
         };
-        let (services, network) = (heard.address.services, heard.network());
+        let network = heard.network();
+        let (transport, before) = match hung_up {
+            Some(took) => (Transport::V1, took),
+            None => (Transport::first_for(heard.address.services), Duration::ZERO),
+        };
         let earliest = now.checked_sub(self.interval * BURST).unwrap_or(now);
         self.next = Some(self.next.unwrap_or(now).max(earliest) + self.interval);
         self.dialing += 1;
-        Next::Dial { target, services, network }
+        Next::Dial { target, transport, before, network }
+    }
+
+    /// Takes that what was dialed over v2 hung up after that time: it is to be tried over v1, before all others, by a connection that
+    /// counts as every other.
+    pub(super) fn hung_up(&mut self, target: Target, took: Duration) {
+        self.dialing = self.dialing.saturating_sub(1);
+        self.queue.push_front(Waiting { target, hung_up: Some(took) });
     }
 
     /// Takes the result of what was dialed. Returns who told of the address: the first was answered by a connection, the others by
@@ -226,8 +247,8 @@ mod tests {
     /// Dials whatever may be dialed at that time.
     fn dial(plan: &mut Plan, now: Instant) -> Vec<String> {
         let mut dialed = Vec::new();
-        while let Next::Dial { target, services, .. } = plan.next(now) {
-            assert_eq!(services, 9);
+        while let Next::Dial { target, transport, .. } = plan.next(now) {
+            assert_eq!(transport, Transport::V1);
             dialed.push(target.to_string());
         }
         dialed
@@ -276,6 +297,47 @@ mod tests {
         }
         let after_pause = dial(&mut plan, begin + Duration::from_secs(3600));
         assert_eq!(after_pause.len(), BURST as usize + 1, "a pause is not made up for");
+    }
+
+    #[test]
+    fn who_hangs_up_on_v2_is_tried_over_v1_within_the_limits() {
+        let config = Config { rate: 10, netgroup_rate: 3, ..Config::default() };
+        let mut plan = Plan::new(&config);
+        let mut now = Instant::now();
+        let mut said_to_speak_v2 = heard();
+        said_to_speak_v2.address.services |= 1 << 11;
+        for n in 0..3 {
+            plan.offer(target(&format!("1.2.{n}.4")), &said_to_speak_v2, now);
+        }
+        let mut dialed = Vec::new();
+        let mut skipped = 0;
+        loop {
+            match plan.next(now) {
+                Next::Dial { target, transport, before, .. } => {
+                    dialed.push((target.to_string(), transport, before));
+                    assert!(matches!(plan.next(now), Next::At(at) if at == now + Duration::from_millis(100)));
+                    match transport {
+                        Transport::V2 => plan.hung_up(target, Duration::from_millis(7)),
+                        Transport::V1 => assert_eq!(plan.finish(target, refused(), now).len(), 1),
+                    }
+                }
+                Next::Skipped(heard, Skip::Netgroup) => skipped += heard.len(),
+                Next::At(next) => now = next,
+                other => {
+                    assert!(matches!(other, Next::Nothing), "{other:?}");
+                    break;
+                }
+            }
+        }
+        let first = "1.2.0.4:8333".to_owned();
+        assert_eq!(dialed[0], (first.clone(), Transport::V2, Duration::ZERO));
+        assert_eq!(dialed[1], (first, Transport::V1, Duration::from_millis(7)));
+        assert_eq!(
+            (dialed.len(), skipped),
+            (3, 2),
+            "3 connections to the netgroup, no matter over what: {dialed:?}"
+        );
+        assert_eq!((plan.waiting(), plan.dialing()), (0, 0));
     }
 
     #[test]

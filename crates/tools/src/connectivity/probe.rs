@@ -44,6 +44,11 @@ impl Transport {
     /// As metrics name it, in the order of the enum.
     pub(super) const NAMES: &[&str] = &["v1", "v2"];
 
+    /// What a node that is said to offer `services` is tried over first.
+    pub(super) fn first_for(services: u64) -> Self {
+        if services & NODE_P2P_V2 == 0 { Transport::V1 } else { Transport::V2 }
+    }
+
     pub(super) fn as_str(self) -> &'static str {
         Self::NAMES[self as usize]
     }
@@ -125,35 +130,22 @@ pub(super) struct Answer {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Outcome {
     pub(super) result: Result<Answer, Failure>,
-    /// Connections that were opened, or tried to be.
-    pub(super) connections: u64,
     pub(super) took: Duration,
 }
 
 impl Outcome {
     #[cfg(test)]
     pub(super) fn failed(failure: Failure) -> Self {
-        Outcome { result: Err(failure), connections: 1, took: Duration::ZERO }
+        Outcome { result: Err(failure), took: Duration::ZERO }
     }
 }
 
-/// Tries whether a node answers at `target`, which is said to offer `services`. Those that are said to speak v2 are tried over v2
-/// first, and over v1 when they hang up on that, as nodes do that speak v1 only.
-pub(super) async fn probe(target: &Target, services: u64, config: &Config) -> Outcome {
+/// Tries whether a node answers at `target`, over one connection. Nodes that speak v1 only hang up on v2 ([`Failure::Closed`]); whoever is
+/// said to speak v2 can be made to say that, so the connection over v1 is for the plan to allow.
+pub(super) async fn probe(target: &Target, transport: Transport, config: &Config) -> Outcome {
     let begin = Instant::now();
-    let mut connections = 1;
-    let result = if services & NODE_P2P_V2 == 0 {
-        attempt(target, Transport::V1, config).await
-    } else {
-        match attempt(target, Transport::V2, config).await {
-            Err(Failure::Closed) => {
-                connections = 2;
-                attempt(target, Transport::V1, config).await
-            }
-            result => result,
-        }
-    };
-    Outcome { result, connections, took: begin.elapsed() }
+    let result = attempt(target, transport, config).await;
+    Outcome { result, took: begin.elapsed() }
 }
 
 async fn attempt(target: &Target, transport: Transport, config: &Config) -> Result<Answer, Failure> {

@@ -194,7 +194,7 @@ pub(super) mod tests {
             relay: true,
         };
         let answer = Answer { version, transport: Transport::V2 };
-        Outcome { result: Ok(answer), connections: 1, took: Duration::from_millis(123) }
+        Outcome { result: Ok(answer), took: Duration::from_millis(123) }
     }
 
     fn csv(row: &Row) -> String {

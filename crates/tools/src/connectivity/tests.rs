@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use super::probe::{Failure, Transport, USER_AGENT, probe};
+use super::probe::{USER_AGENT, probe};
 use super::*;
 use crate::tour::tour;
 
@@ -134,30 +134,30 @@ fn sum(page: &str, name: &str, labels: &[&str]) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_answer_is_told_apart() {
     let cases = [
-        (Behaviour::AnswersV1, 1, Ok(Transport::V1), 1),
-        (Behaviour::AnswersV2, V2, Ok(Transport::V2), 1),
-        (Behaviour::AnswersV1, V2, Ok(Transport::V1), 2),
-        (Behaviour::VersionOnly, 1, Ok(Transport::V1), 1),
-        (Behaviour::WrongNetwork, 1, Err(Failure::WrongNetwork), 1),
-        (Behaviour::Garbage, 1, Err(Failure::Protocol), 1),
-        (Behaviour::Garbage, V2, Err(Failure::HandshakeTimeout), 1),
-        (Behaviour::Hangs, 1, Err(Failure::HandshakeTimeout), 1),
-        (Behaviour::Hangs, V2, Err(Failure::HandshakeTimeout), 1),
-        (Behaviour::Drips, 1, Err(Failure::HandshakeTimeout), 1),
-        (Behaviour::ClosesAtOnce, 1, Err(Failure::Closed), 1),
-        (Behaviour::ClosesAtOnce, V2, Err(Failure::Closed), 2),
-        (Behaviour::Floods, 1, Err(Failure::Protocol), 1),
-        (Behaviour::Floods, V2, Err(Failure::Protocol), 1),
+        (Behaviour::AnswersV1, Transport::V1, Ok(Transport::V1)),
+        (Behaviour::AnswersV2, Transport::V2, Ok(Transport::V2)),
+        (Behaviour::AnswersV1, Transport::V2, Err(Failure::Closed)),
+        (Behaviour::VersionOnly, Transport::V1, Ok(Transport::V1)),
+        (Behaviour::WrongNetwork, Transport::V1, Err(Failure::WrongNetwork)),
+        (Behaviour::Garbage, Transport::V1, Err(Failure::Protocol)),
+        (Behaviour::Garbage, Transport::V2, Err(Failure::HandshakeTimeout)),
+        (Behaviour::Hangs, Transport::V1, Err(Failure::HandshakeTimeout)),
+        (Behaviour::Hangs, Transport::V2, Err(Failure::HandshakeTimeout)),
+        (Behaviour::Drips, Transport::V1, Err(Failure::HandshakeTimeout)),
+        (Behaviour::ClosesAtOnce, Transport::V1, Err(Failure::Closed)),
+        (Behaviour::ClosesAtOnce, Transport::V2, Err(Failure::Closed)),
+        (Behaviour::Floods, Transport::V1, Err(Failure::Protocol)),
+        (Behaviour::Floods, Transport::V2, Err(Failure::Protocol)),
     ];
     let config = local();
-    for (behaviour, services, expected, connections) in cases {
+    for (behaviour, over, expected) in cases {
         let node = ListeningNode::local(behaviour).unwrap();
-        let outcome = probe(&Target::Direct(node.addr()), services, &config).await;
+        let outcome = probe(&Target::Direct(node.addr()), over, &config).await;
         let transport = outcome.result.as_ref().map(|answer| answer.transport).map_err(|failure| *failure);
-        assert_eq!((transport, outcome.connections), (expected, connections), "{behaviour:?} {services}");
+        assert_eq!(transport, expected, "{behaviour:?} {over:?}");
         assert!(outcome.took < Duration::from_secs(5), "{behaviour:?}: {:?}", outcome.took);
         let seen = node.seen();
-        assert_eq!(seen.connections, connections, "{behaviour:?}");
+        assert_eq!(seen.connections, 1, "{behaviour:?}");
         assert!(seen.user_agents.iter().all(|agent| agent == USER_AGENT), "{seen:?}");
         if let Ok(answer) = outcome.result {
             assert_eq!(answer.version.user_agent, "/testkit:0.1.0/");
@@ -165,7 +165,7 @@ async fn every_kind_of_answer_is_told_apart() {
         }
     }
     let gone = ListeningNode::local(Behaviour::Hangs).unwrap().stop();
-    let outcome = probe(&Target::Direct(gone), 1, &config).await;
+    let outcome = probe(&Target::Direct(gone), Transport::V1, &config).await;
     assert_eq!(outcome.result, Err(Failure::Refused));
 }
 
@@ -173,9 +173,9 @@ async fn every_kind_of_answer_is_told_apart() {
 async fn it_says_who_it_is_and_hangs_up_when_both_know_each_other() {
     let agent = USER_AGENT.strip_prefix("/peer-observer:").unwrap();
     assert_eq!(agent, format!("{}/", env!("CARGO_PKG_VERSION")));
-    for (behaviour, services) in [(Behaviour::AnswersV1, 1), (Behaviour::AnswersV2, V2)] {
+    for (behaviour, over) in [(Behaviour::AnswersV1, Transport::V1), (Behaviour::AnswersV2, Transport::V2)] {
         let node = ListeningNode::local(behaviour).unwrap();
-        probe(&Target::Direct(node.addr()), services, &local()).await.result.unwrap();
+        probe(&Target::Direct(node.addr()), over, &local()).await.result.unwrap();
         let deadline = Instant::now() + LONG;
         while node.seen().polite == 0 {
             assert!(Instant::now() < deadline, "{behaviour:?}: {:?}", node.seen());
@@ -189,10 +189,10 @@ async fn a_real_node_answers_over_both_transports() {
     require!(need::bitcoind());
     let node = RealNode::start(&[]).unwrap();
     let config = Config { handshake_timeout: 30, ..local() };
-    for (services, transport) in [(1, Transport::V1), (V2, Transport::V2)] {
-        let outcome = probe(&Target::Direct(node.p2p_addr()), services, &config).await;
+    for transport in [Transport::V1, Transport::V2] {
+        let outcome = probe(&Target::Direct(node.p2p_addr()), transport, &config).await;
         let answer = outcome.result.unwrap();
-        assert_eq!((answer.transport, outcome.connections), (transport, 1));
+        assert_eq!(answer.transport, transport);
         assert!(answer.version.user_agent.starts_with("/Satoshi:"), "{answer:?}");
         assert_eq!(answer.version.services & 1, 1, "{answer:?}");
     }
@@ -223,7 +223,7 @@ async fn onion_services_and_i2p_are_tried_through_the_proxy_alone() {
     tool.end().await;
 
     let no_proxy = Config { socks5_proxy: vec!["127.0.0.1:1".parse().unwrap()], ..local() };
-    let outcome = probe(&Target::I2p(i2p, 0), 1, &no_proxy).await;
+    let outcome = probe(&Target::I2p(i2p, 0), Transport::V1, &no_proxy).await;
     assert_eq!(outcome.result, Err(Failure::Proxy));
 }
 
@@ -266,6 +266,28 @@ async fn one_connection_answers_all_who_tell_of_an_address() {
         node.addr().port()
     );
     assert_eq!(text.matches(&answered).count(), 1, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hangs_up_on_v2_costs_two_connections_of_the_rate() {
+    let v1 = ListeningNode::local(Behaviour::AnswersV1).unwrap();
+    let neither = ListeningNode::local(Behaviour::ClosesAtOnce).unwrap();
+    let tool = Running::start(local()).await;
+    tool.publish([told("1.2.3.4:1", vec![address(v1.addr(), V2), address(neither.addr(), V2)])]);
+    tool.until("addr_tried", &[], 2).await;
+    assert_eq!(tool.sum("tries_answered", &["transport=\"v1\""]).await, 1);
+    assert_eq!(tool.sum("tries_failed", &["reason=\"closed\""]).await, 1);
+    assert_eq!(tool.sum("connections", &[]).await, 4);
+    assert_eq!((v1.seen().connections, neither.seen().connections), (2, 2));
+    tool.end().await;
+
+    // With one connection to the netgroup in a minute there is none left for v1.
+    let neither = ListeningNode::local(Behaviour::ClosesAtOnce).unwrap();
+    let tool = Running::start(Config { netgroup_rate: 1, ..local() }).await;
+    tool.publish([told("1.2.3.4:1", vec![address(neither.addr(), V2)])]);
+    tool.until("addr_skipped", &["reason=\"netgroup\""], 1).await;
+    assert_eq!((tool.sum("connections", &[]).await, neither.seen().connections), (1, 1));
+    tool.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
