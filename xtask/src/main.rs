@@ -28,7 +28,8 @@ enum Chore {
         /// Keep the results in docs/benchmarks.md
         #[arg(long)]
         write: bool,
-        /// What to measure; everything when nothing is named: node-cost, extractor, metrics, scrape, latency, storm, micro
+        /// What to measure; everything when nothing is named: node-cost, extractor, metrics, scrape, latency, storm, web,
+        /// micro, windows
         names: Vec<String>,
     },
     /// Compare what is told of a real node with what it says itself, and write docs/checked-against.md; needs root, bitcoind
