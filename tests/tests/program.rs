@@ -144,7 +144,7 @@ fn fatal_errors_say_what_to_do_and_are_no_success() {
     let file = folder.path().join("peer-observer.toml");
     std::fs::write(&file, "[metrics]\nmetrics_adress = \"127.0.0.1:1\"\n").unwrap();
     let file = file.display().to_string();
-    let cases: [(&[&str], i32, &str); 13] = [
+    let cases: [(&[&str], i32, &str); 14] = [
         (&["demo", "--once", "--no-probes", "-m", &taken], 1, "--metrics-address"),
         (&["demo", "--once", "--speed=-1"], 1, "--speed -1"),
         (&["metrics", "-m", &taken, "-a", "127.0.0.1:1"], 1, &taken),
@@ -157,6 +157,7 @@ fn fatal_errors_say_what_to_do_and_are_no_success() {
         (&["-c", &file, "config", "check"], 1, "metrics_adress"),
         (&["-c", "/nonexistent/file", "config", "check"], 1, "/nonexistent/file"),
         (&["--set", "metrics.no_such_key=1", "config", "check"], 1, "no_such_key"),
+        (&["--set", "connectivity.rate=0", "config", "check"], 1, "connectivity.rate: --rate 0"),
         (&["extract", "capture"], 1, "--recording"),
     ];
     for (args, code, expected) in cases {

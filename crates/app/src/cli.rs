@@ -9,7 +9,7 @@ use peer_observer_bus::nats::DEFAULT_ADDRESS;
 use peer_observer_extractors::ebpf;
 
 use crate::components::{Extractor, ExtractorKind, Sections, Tool};
-use crate::{config, demo, demo_node, doctor, run};
+use crate::{config, demo, demo_node, doctor, faults, run};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -84,7 +84,7 @@ enum Command {
 enum ConfigCommand {
     /// Print the configuration in force, as a file
     Print,
-    /// Say whether the configuration can be used
+    /// Say whether the configuration can be used, and if not, which keys
     Check,
 }
 
@@ -156,7 +156,10 @@ pub(crate) fn execute(cli: Cli, matches: &ArgMatches) -> Result<()> {
         }
         Command::Doctor => doctor::run(&sections),
         Command::Config(ConfigCommand::Print) => doctor::print(&config::print(&sections)?),
-        Command::Config(ConfigCommand::Check) => doctor::print("the configuration can be used\n"),
+        Command::Config(ConfigCommand::Check) => {
+            faults::check(&sections)?;
+            doctor::print("the configuration can be used\n")
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
+use crate::faults::{self, Fault};
 
 macro_rules! components {
     (
@@ -151,6 +152,14 @@ macro_rules! components {
                 }
                 Ok(())
             }
+        }
+
+        /// What `run`, and components on their own, refuse of their sections.
+        pub(crate) fn refused(sections: &Sections) -> Vec<Fault> {
+            let mut all = faults::of("nats", &sections.nats, |nats| Bus::nats(nats.clone()).map(|_| ()));
+            $(all.extend(faults::of(stringify!($extractor), &sections.$extractor, |section| section.validate()));)*
+            $(all.extend(faults::of(stringify!($tool), &sections.$tool, |section| section.validate()));)*
+            all
         }
 
         /// What `doctor` says of every component.

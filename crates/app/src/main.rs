@@ -5,6 +5,7 @@
 //! | cli.rs | the command line |
 //! | components.rs | the one list of extractors and tools |
 //! | config.rs | the configuration file, and flags over it |
+//! | faults.rs | which keys of the configuration cannot be used |
 //! | run.rs | starting, watching over and ending the parts |
 //! | windows.rs | what looks into each node besides the tracepoints |
 //! | doctor.rs | what this machine can do |
@@ -16,6 +17,7 @@ mod config;
 mod demo;
 mod demo_node;
 mod doctor;
+mod faults;
 mod run;
 mod windows;
 

@@ -87,6 +87,19 @@ pub enum Error {
     },
 }
 
+impl Config {
+    /// Refuses settings that cannot work. That nothing is named to be played is for who asks for it.
+    ///
+    /// # Errors
+    /// Which one, and why.
+    pub fn validate(&self) -> Result<(), Error> {
+        if !self.speed.is_finite() || self.speed < 0.0 {
+            return Err(Error::Speed(self.speed));
+        }
+        Ok(())
+    }
+}
+
 /// What is wrong with the settings, for `doctor`.
 pub fn check(config: &Config) -> Vec<Finding> {
     let missing = |path: &Path| {
@@ -110,9 +123,7 @@ pub async fn run(config: Config, mut publisher: Publisher, stop: CancellationTok
     if config.recording.is_empty() && config.capturemessages.is_empty() {
         return Err(Error::Nothing);
     }
-    if !config.speed.is_finite() || config.speed < 0.0 {
-        return Err(Error::Speed(config.speed));
-    }
+    config.validate()?;
     let node: Arc<str> = config.capture_node.as_str().into();
     for path in &config.recording {
         let bytes = recording::read_file(path, MAX_RECORDING)

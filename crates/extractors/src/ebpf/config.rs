@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::kernel::MAX_PAYLOAD;
 
+use super::Error;
+
 /// Settings of the eBPF extractor.
 #[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -86,6 +88,25 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Refuses settings that cannot work.
+    ///
+    /// # Errors
+    /// Which one, and why.
+    pub fn validate(&self) -> Result<(), Error> {
+        if !self.ring_buffer_bytes.is_power_of_two() || self.ring_buffer_bytes < 4096 {
+            return Err(Error::Config(format!(
+                "--ring-buffer-bytes {} must be a power of two, 4096 or more",
+                self.ring_buffer_bytes
+            )));
+        }
+        for path in &self.bitcoind_path {
+            if let Err(source) = std::fs::metadata(path) {
+                return Err(Error::Config(format!("--bitcoind-path {}: {source}", path.display())));
+            }
+        }
+        Ok(())
+    }
+
     /// The settings leave this tracepoint in.
     pub fn wants(&self, tracepoint: Tracepoint) -> bool {
         match tracepoint.provider() {

@@ -106,17 +106,7 @@ pub async fn run_with(
     stop: CancellationToken,
     watching: impl FnMut(&Watched) + Send + 'static,
 ) -> Result<(), Error> {
-    if !config.ring_buffer_bytes.is_power_of_two() || config.ring_buffer_bytes < 4096 {
-        return Err(Error::Config(format!(
-            "--ring-buffer-bytes {} must be a power of two, 4096 or more",
-            config.ring_buffer_bytes
-        )));
-    }
-    for path in &config.bitcoind_path {
-        if let Err(source) = std::fs::metadata(path) {
-            return Err(Error::Config(format!("--bitcoind-path {}: {source}", path.display())));
-        }
-    }
+    config.validate()?;
     check::warn_of_machine();
     let stopping = Arc::new(AtomicBool::new(false));
     let threads = thread::Builder::new().name("ebpf-watcher".into());

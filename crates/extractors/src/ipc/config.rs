@@ -45,16 +45,24 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Refuses settings that cannot work; gives the socket.
-    pub(super) fn validate(&self) -> Result<&Path, Error> {
-        let path = self.ipc_socket_path.as_deref().ok_or(Error::NoSocket)?;
+    /// Refuses settings that cannot work.
+    ///
+    /// # Errors
+    /// Which one, and why.
+    pub fn validate(&self) -> Result<(), Error> {
         if self.ipc_node.is_empty() || self.ipc_node.len() > MAX_NAME {
             return Err(Error::Name);
         }
         if self.query_interval == 0 || self.ipc_timeout == 0 {
             return Err(Error::NoTime);
         }
-        Ok(path)
+        Ok(())
+    }
+
+    /// The socket, if the settings can work.
+    pub(super) fn socket(&self) -> Result<&Path, Error> {
+        self.validate()?;
+        self.ipc_socket_path.as_deref().ok_or(Error::NoSocket)
     }
 }
 
@@ -77,7 +85,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<Config>("{}").unwrap(), Config::default());
         assert!(serde_json::from_str::<Config>("{\"ipc_port\": 1}").is_err());
         let public = flags(&["-i", "/node.sock", "--query-interval", "5", "--prometheus-address", "[::1]:1"]);
-        assert_eq!(public.unwrap().validate().unwrap(), Path::new("/node.sock"));
+        assert_eq!(public.unwrap().socket().unwrap(), Path::new("/node.sock"));
     }
 
     #[test]
@@ -91,7 +99,7 @@ mod tests {
             Config { ipc_node: String::new(), ..good.clone() },
             Config { ipc_node: "n".repeat(256), ..good },
         ] {
-            assert!(bad.validate().is_err(), "{bad:?}");
+            assert!(bad.socket().is_err(), "{bad:?}");
         }
     }
 }

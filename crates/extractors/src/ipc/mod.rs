@@ -76,7 +76,7 @@ pub enum Error {
 
 /// Whether the node can be asked, for `doctor`. Nothing when no socket is named: then nobody wants to.
 pub fn check(config: &Config) -> Vec<Finding> {
-    let path = match config.validate() {
+    let path = match config.socket() {
         Ok(path) => path,
         Err(Error::NoSocket) => return Vec::new(),
         Err(error) => {
@@ -124,7 +124,7 @@ fn check_socket(path: &Path) -> Finding {
 /// # Errors
 /// When the settings cannot work, or this build has no such extractor. A node that cannot be asked is waited for.
 pub async fn run(config: Config, publisher: Publisher, stop: CancellationToken) -> Result<(), Error> {
-    let path = config.validate()?.to_path_buf();
+    let path = config.socket()?.to_path_buf();
     start(path, config, publisher, stop).await
 }
 

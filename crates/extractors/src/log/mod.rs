@@ -105,6 +105,17 @@ enum Named<'a> {
 }
 
 impl Config {
+    /// Refuses settings that cannot work. That no log is named is for who asks for one.
+    ///
+    /// # Errors
+    /// Which one, and why.
+    pub fn validate(&self) -> Result<(), Error> {
+        match self.named() {
+            Ok(_) | Err(Error::Nothing) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     fn named(&self) -> Result<Named<'_>, Error> {
         match (&self.log_file, &self.bitcoind_pipe) {
             (None, None) => Err(Error::Nothing),

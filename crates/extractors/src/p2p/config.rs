@@ -79,7 +79,10 @@ impl Default for Config {
 
 impl Config {
     /// Refuses settings that cannot work.
-    pub(super) fn validate(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// Which one, and why.
+    pub fn validate(&self) -> Result<(), Error> {
         if self.p2p_address.is_empty() {
             return Err(Error::NoAddress);
         }

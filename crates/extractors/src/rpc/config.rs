@@ -192,7 +192,7 @@ impl Config {
         if self.max_payload_bytes < MIN_PAYLOAD {
             return Err(Error::Payload { bytes: self.max_payload_bytes, least: MIN_PAYLOAD });
         }
-        Ok(())
+        self.login().map(|_| ())
     }
 
     fn seconds(&self, method: Method) -> u64 {

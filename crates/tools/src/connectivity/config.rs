@@ -1,6 +1,7 @@
 //! Settings: what may be dialed, how often, and where results go.
 
 use std::fmt;
+use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -9,7 +10,8 @@ use clap::Args;
 use peer_observer_node::p2p::Network;
 use serde::{Deserialize, Serialize};
 
-use super::Error;
+use super::{Error, exits};
+use crate::known::Known;
 
 /// An hour, s: for how long the public tool believes a result.
 const HOUR: u64 = 60 * 60;
@@ -116,7 +118,10 @@ const MAX_AGE: u64 = 31 * 24 * HOUR;
 
 impl Config {
     /// Refuses settings that cannot work.
-    pub(super) fn validate(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// Which one, and why.
+    pub fn validate(&self) -> Result<(), Error> {
         let range = |flag, value: u64, from, to| match (from..=to).contains(&value) {
             true => Ok(()),
             false => Err(Error::Range { flag, value, from, to }),
@@ -129,7 +134,11 @@ impl Config {
         range("--cache-age", self.cache_age, 1, MAX_AGE)?;
         range("--connect-timeout", self.connect_timeout, 1, MAX_SECONDS)?;
         range("--proxy-timeout", self.proxy_timeout, 1, MAX_SECONDS)?;
-        range("--handshake-timeout", self.handshake_timeout, 1, MAX_SECONDS)
+        range("--handshake-timeout", self.handshake_timeout, 1, MAX_SECONDS)?;
+        let address = &self.metrics_address;
+        address.to_socket_addrs().map_err(|source| Error::Listen { address: address.clone(), source })?;
+        Known::read(&exits(self.tor_exit_list.as_deref()))?;
+        Ok(())
     }
 
     /// The proxy for an overlay network, if there is one. One that is named for it goes before one for both.

@@ -31,6 +31,7 @@ mod tests;
 mod validation;
 
 use std::collections::HashMap;
+use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -106,6 +107,17 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Refuses settings that cannot work.
+    ///
+    /// # Errors
+    /// Which one, and why.
+    pub fn validate(&self) -> Result<(), Error> {
+        let address = &self.metrics_address;
+        address.to_socket_addrs().map_err(|source| Error::Listen { address: address.clone(), source })?;
+        Known::read(&self.files())?;
+        Ok(())
+    }
+
     /// The files that tell of addresses.
     fn files(&self) -> Files {
         Files {

@@ -30,7 +30,7 @@ mod stream;
 mod tests;
 mod views;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 use peer_observer_bus::{Finding, Subscriber};
@@ -119,6 +119,21 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Refuses settings that cannot work.
+    ///
+    /// # Errors
+    /// Which one, and why.
+    pub fn validate(&self) -> Result<(), Error> {
+        let guard = Guard::new(self)?;
+        let address = &self.web_address;
+        let failed = |source| Error::Listen { address: address.clone(), source };
+        for address in address.to_socket_addrs().map_err(failed)? {
+            guard.check_address(address)?;
+        }
+        Known::read(&self.files())?;
+        Ok(())
+    }
+
     /// The files that tell of addresses.
     fn files(&self) -> Files {
         Files {
