@@ -64,7 +64,12 @@ pub(crate) struct Numbering {
 impl Numbering {
     /// The numbers of a session.
     pub(crate) fn new(session: u64) -> Self {
-        Numbering { node: "bench".into(), session, sequencer: Sequencer::default() }
+        Self::of("bench", session)
+    }
+
+    /// The numbers of a session at a node of that name.
+    pub(crate) fn of(node: &str, session: u64) -> Self {
+        Numbering { node: node.into(), session, sequencer: Sequencer::default() }
     }
 
     /// An event as it is delivered.
@@ -91,13 +96,21 @@ const READ: usize = 64 << 10;
 
 /// The mix, so many times over, as it arrives from a server: subject and encoded event, many of them in one buffer.
 pub(crate) fn encoded(session: u64, times: usize) -> Result<Vec<(Subject, Bytes)>> {
-    let contents = contents()?;
-    let mut numbering = Numbering::new(session);
+    as_it_arrives(&contents()?, times, &mut [Numbering::new(session)])
+}
+
+/// These events, so many times over, of these nodes in turns, as they arrive from a server.
+pub(crate) fn as_it_arrives(
+    contents: &[(u64, PeerObserverEvent)],
+    times: usize,
+    nodes: &mut [Numbering],
+) -> Result<Vec<(Subject, Bytes)>> {
     let mut encoded = Vec::with_capacity(contents.len() * times);
     let mut buffer = BytesMut::with_capacity(READ);
     for _ in 0..times {
-        for (time_ns, content) in &contents {
-            let delivery = numbering.delivery(*time_ns, content.clone())?;
+        for (i, (time_ns, content)) in contents.iter().enumerate() {
+            let node = i % nodes.len();
+            let delivery = nodes[node].delivery(*time_ns, content.clone())?;
             let length = delivery.event.encoded_len();
             if buffer.capacity() < length {
                 buffer = BytesMut::with_capacity(READ.max(length));
