@@ -16,9 +16,13 @@ use peer_observer_e2e::prometheus::Prometheus;
 use peer_observer_e2e::{everything, flood};
 use peer_observer_events::proto::observer::Source;
 use peer_observer_exporter::render::Format;
+#[cfg(feature = "ipc")]
+use peer_observer_extractors::ipc;
 use peer_observer_extractors::{capture, log, rpc};
 use peer_observer_node::p2p::Network;
 use peer_observer_testkit::fake_rpc::FakeRpc;
+#[cfg(feature = "ipc")]
+use peer_observer_testkit::ipc_node::{Control, FakeNode, HasStarted, Kind};
 use peer_observer_testkit::p2p_node::{Behaviour, ListeningNode};
 use peer_observer_testkit::{data_dir, free_port, need, require};
 use peer_observer_tools::{connectivity, metrics};
@@ -79,6 +83,7 @@ struct Exporters {
     openmetrics: String,
     rpc: String,
     ipc: String,
+    ipc_node: IpcNode,
     connectivity: String,
     stop: CancellationToken,
     log: PathBuf,
@@ -154,7 +159,7 @@ impl Exporters {
         let recorded = capture::Config { recording: vec![recording], ..capture::Config::default() };
         tokio::spawn(capture::run(recorded, bus.publisher(Source::Capture, "capture"), stop.clone()));
         let ipc = address();
-        serve_ipc(&ipc);
+        let ipc_node = serve_ipc(&ipc, folder, &bus, &stop);
         // On a bus of its own: it shall not dial what was recorded.
         let gossip = Bus::in_process();
         let listening = ListeningNode::local(Behaviour::AnswersV1).unwrap();
@@ -178,6 +183,7 @@ impl Exporters {
             openmetrics: openmetrics_address,
             rpc: rpc_address,
             ipc,
+            ipc_node,
             connectivity,
             stop,
             log,
@@ -195,6 +201,7 @@ impl Exporters {
         for (source, event) in everything::events(round, now_s) {
             self.publishers.get_mut(&(source as i32)).unwrap().publish(&node, now_ns(), event);
         }
+        self.ipc_node.next_tip(round);
         self.gossip.publish(&node, now_ns(), everything::gossip(&self.gossiped));
         let mut log = std::fs::OpenOptions::new().append(true).open(&self.log).unwrap();
         log.write_all(everything::log_lines(round).as_bytes()).unwrap();
@@ -207,8 +214,49 @@ impl Drop for Exporters {
     }
 }
 
-/// Stands for the IPC extractor, which not every build has: its metrics as docs/metrics.md names them, all at 1.
-fn serve_ipc(address: &str) {
+/// A node that listens for IPC.
+#[cfg(feature = "ipc")]
+struct IpcNode {
+    control: Arc<Control>,
+    _node: FakeNode,
+    _started: HasStarted,
+}
+
+#[cfg(feature = "ipc")]
+impl IpcNode {
+    fn next_tip(&self, round: u64) {
+        self.control.set_tip(Some(round as u8));
+    }
+}
+
+/// The IPC extractor, with a node.
+#[cfg(feature = "ipc")]
+fn serve_ipc(address: &str, folder: &Path, bus: &Bus, stop: &CancellationToken) -> IpcNode {
+    let socket = folder.join("node.sock");
+    let control = Control::new(Kind::Core31);
+    let node =
+        IpcNode { _node: FakeNode::start(&socket, control.clone()), control, _started: HasStarted::start() };
+    let config = ipc::Config {
+        ipc_socket_path: Some(socket),
+        prometheus_address: address.into(),
+        ..ipc::Config::default()
+    };
+    tokio::spawn(ipc::run(config, bus.publisher(Source::Ipc, "ipc"), stop.clone()));
+    node
+}
+
+/// What stands for it, where there is none.
+#[cfg(not(feature = "ipc"))]
+struct IpcNode;
+
+#[cfg(not(feature = "ipc"))]
+impl IpcNode {
+    fn next_tip(&self, _: u64) {}
+}
+
+/// Stands for the IPC extractor, which this build does not have: its metrics as docs/metrics.md names them, all at 1.
+#[cfg(not(feature = "ipc"))]
+fn serve_ipc(address: &str, _: &Path, _: &Bus, _: &CancellationToken) -> IpcNode {
     let mut page = String::new();
     for line in read("docs/metrics.md").lines().filter(|line| line.starts_with("| `ipcextractor_")) {
         let columns: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
@@ -241,6 +289,7 @@ fn serve_ipc(address: &str) {
             let _ = write!(stream, "{head}Content-Length: {}\r\n\r\n{page}", page.len());
         }
     });
+    IpcNode
 }
 
 /// Prometheus' configuration, our rules with intervals of a second, and a day of history for a value that varies.

@@ -5,13 +5,21 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "ipc")]
+use peer_observer_bus::{Bus, NatsConfig};
 use peer_observer_e2e::node::{COOKIE, Node};
 use peer_observer_e2e::plain::Listener;
 use peer_observer_e2e::strict::Schema;
 use peer_observer_e2e::{LONG, page, program, until};
+#[cfg(feature = "ipc")]
+use peer_observer_events::Subject;
 use peer_observer_events::proto::observer::Source;
+#[cfg(feature = "ipc")]
+use peer_observer_extractors::ipc;
 use peer_observer_testkit::bitcoind::RealNode;
 use peer_observer_testkit::fake_rpc::FakeRpc;
+#[cfg(feature = "ipc")]
+use peer_observer_testkit::ipc_node::{Control, FakeNode, HasStarted, Kind};
 use peer_observer_testkit::log_writer::recorded_log;
 use peer_observer_testkit::nats::NatsServer;
 use peer_observer_testkit::p2p_peer::{NodePeer, Transport};
@@ -19,6 +27,8 @@ use peer_observer_testkit::process::Process;
 use peer_observer_testkit::standin::Config;
 use peer_observer_testkit::{data_dir, free_port, need, require, wait_until};
 use serde_json::json;
+#[cfg(feature = "ipc")]
+use tokio_util::sync::CancellationToken;
 
 const LINE: &[u8] = b"2026-01-01T00:00:01Z UpdateTip: new best=ab height=1\n";
 
@@ -293,6 +303,37 @@ async fn all_that_every_extractor_publishes_on_public_subjects_is_the_public_sch
         subjects.insert(message.subject.clone());
     }
     assert_eq!(subjects.into_iter().collect::<Vec<_>>(), ["log-extractor", "netmsg", "p2p-extractor", "rpc"]);
+}
+
+#[cfg(feature = "ipc")]
+#[tokio::test(flavor = "multi_thread")]
+async fn tips_are_published_as_the_public_schema_has_them() {
+    require!(need::nats_server());
+    let schema = Schema::public();
+    let server = NatsServer::start().unwrap();
+    let listener = Listener::start(&server.url(), ">").await;
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("node.sock");
+    let control = Control::new(Kind::Core31);
+    let (_node, _started) = (FakeNode::start(&socket, control.clone()), HasStarted::start());
+    let config = NatsConfig { nats_address: Some(server.url()), ..NatsConfig::default() };
+    let publisher = Bus::nats(config).unwrap().publisher(Source::Ipc, "ipc");
+    let config = ipc::Config {
+        ipc_socket_path: Some(socket),
+        prometheus_address: "127.0.0.1:0".into(),
+        ..ipc::Config::default()
+    };
+    let stop = CancellationToken::new();
+    let extractor = tokio::spawn(ipc::run(config, publisher, stop.clone()));
+    until("a tip is told", || listener.messages().len() == 1).await;
+    control.set_tip(Some(2));
+    until("the next one is told", || listener.messages().len() == 2).await;
+    stop.cancel();
+    extractor.await.unwrap().unwrap();
+    for message in listener.messages().iter() {
+        assert_eq!(message.subject, Subject::Ipc.as_str());
+        assert_eq!(schema.check_event(&message.payload), Ok(()), "{:?}", message.event());
+    }
 }
 
 #[test]

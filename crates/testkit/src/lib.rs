@@ -8,6 +8,7 @@
 //! | [`peer`] | a scripted P2P peer that dials a node |
 //! | [`p2p_peer`] | a scripted node that dials the P2P extractor, over v1 or v2 |
 //! | [`p2p_node`] | scripted nodes that listen for whoever dials them, and a SOCKS5 proxy |
+//! | `ipc_node` | a node that listens for IPC (feature `ipc`) |
 //! | [`namespace`] | a network of its own, in which any address is there |
 //! | [`log_writer`] | writes debug.log: recorded ones, with rotation |
 //! | [`nats`] | a NATS server that can be stopped, killed and frozen |
@@ -19,6 +20,8 @@
 
 pub mod bitcoind;
 pub mod fake_rpc;
+#[cfg(feature = "ipc")]
+pub mod ipc_node;
 pub mod log_writer;
 pub mod namespace;
 pub mod nats;

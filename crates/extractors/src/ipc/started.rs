@@ -72,7 +72,7 @@ mod tests {
         other.kill().unwrap();
         other.wait().unwrap();
 
-        let _thread = super::super::tests::HasStarted::new();
+        let _thread = peer_observer_testkit::ipc_node::HasStarted::start();
         assert!(peer(std::process::id()).has_started());
     }
 }

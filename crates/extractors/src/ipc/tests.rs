@@ -1,6 +1,5 @@
 //! The extractor against a node that does what a test wants, and against a real one.
 
-mod fake_node;
 mod hostile;
 mod real_node;
 
@@ -11,6 +10,7 @@ use peer_observer_bus::{Bus, Limits, Subscriber};
 use peer_observer_events::proto::ipc_extractor::ipc::IpcEvent;
 use peer_observer_events::proto::observer::Source;
 use peer_observer_events::{PeerObserverEvent, Subject};
+use peer_observer_testkit::ipc_node::{Control, FakeNode, HasStarted, Kind};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -19,7 +19,6 @@ use tokio::task::JoinHandle;
 use super::metrics::Method;
 use super::watch::{Pauses, Settings};
 use super::*;
-use fake_node::{Control, FakeNode, Kind};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Never, as far as a test is concerned.
@@ -52,7 +51,7 @@ async fn start_as(uid: Option<u32>, socket: &Path, every: Duration, limit: Durat
     let pauses = Pauses { first: QUICK, away: QUICK, odd: QUICK };
     let settings = Settings { socket: socket.into(), name: "alice".into(), every, limit, pauses, uid };
     let task = tokio::spawn(watch::run(listener, settings, publisher, stop.clone()));
-    Running { events, metrics, stop, task, _bus: bus, _started: HasStarted::new() }
+    Running { events, metrics, stop, task, _bus: bus, _started: HasStarted::start() }
 }
 
 impl Running {
@@ -118,26 +117,6 @@ fn place() -> (TempDir, PathBuf) {
     let folder = TempDir::new().unwrap();
     let socket = folder.path().join("node.sock");
     (folder, socket)
-}
-
-/// A thread whose name says that this process is a node that has started. It ends when this is dropped.
-pub(super) struct HasStarted {
-    _done: std::sync::mpsc::SyncSender<()>,
-}
-
-impl HasStarted {
-    pub(super) fn new() -> Self {
-        let (done, wait) = std::sync::mpsc::sync_channel::<()>(1);
-        let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
-        let thread = std::thread::Builder::new().name("b-msghand".into());
-        let run = move || {
-            ready.send(()).unwrap();
-            let _ = wait.recv();
-        };
-        thread.spawn(run).unwrap();
-        is_ready.recv().unwrap();
-        HasStarted { _done: done }
-    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use bitcoin_capnp_types::capnp::message::Builder;
 use bitcoin_capnp_types::capnp::serialize;
 use bitcoin_capnp_types::capnp_rpc::rpc_capnp;
+use peer_observer_testkit::ipc_node::serve;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -11,7 +12,6 @@ use tokio::task::LocalSet;
 
 use super::super::client::{Client, Error as ClientError, Tip, speak};
 use super::super::metrics::{Method, Metrics};
-use super::fake_node::serve;
 use super::*;
 
 /// Connections with damaged answers.

@@ -1,4 +1,5 @@
-//! A node that does what a test wants: the calls that the extractor makes, over a Unix socket, for all releases.
+//! A node that does what a test wants: the calls that the IPC extractor makes, over a Unix socket, for all releases.
+#![allow(clippy::unwrap_used, reason = "a node that cannot go on fails the test")]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -27,13 +28,17 @@ use tokio::task::LocalSet;
 use tokio_util::compat::{TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
 use tokio_util::sync::CancellationToken;
 
-use super::super::metrics::MAX_DOUBLE;
+/// What a timeout is in nodes from Core 31 on that nobody set (src/ipc/capnp/mining.capnp, `maxDouble`).
+const MAX_DOUBLE: f64 = f64::MAX;
 
 /// What a node is like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
+    /// Bitcoin Core 30.
     Core30,
+    /// Bitcoin Core 31.
     Core31,
+    /// Bitcoin Core 32.
     Core32,
     /// It has no `waitTipChanged`.
     CannotWait,
@@ -51,7 +56,7 @@ pub(super) enum Kind {
 
 /// What a node and its test share.
 #[derive(Debug)]
-pub(super) struct Control {
+pub struct Control {
     kind: Mutex<Kind>,
     /// Height of the tip, and every byte of its hash.
     tip: watch::Sender<Option<u8>>,
@@ -60,7 +65,8 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub(super) fn new(kind: Kind) -> Arc<Self> {
+    /// A node at height 1.
+    pub fn new(kind: Kind) -> Arc<Self> {
         Arc::new(Control {
             kind: Mutex::new(kind),
             tip: watch::Sender::new(Some(1)),
@@ -70,21 +76,22 @@ impl Control {
     }
 
     /// The node becomes another one for calls that come from now on.
-    pub(super) fn become_kind(&self, kind: Kind) {
+    pub fn become_kind(&self, kind: Kind) {
         *self.kind.lock().unwrap() = kind;
     }
 
-    pub(super) fn set_tip(&self, tip: Option<u8>) {
+    /// Sets the height of its tip, and every byte of the hash; nothing when it has none.
+    pub fn set_tip(&self, tip: Option<u8>) {
         self.tip.send_replace(tip);
     }
 
     /// Lets a busy node answer.
-    pub(super) fn free(&self) {
+    pub fn free(&self) {
         self.is_free.send_replace(true);
     }
 
     /// How often a method was called; `connect` counts connections.
-    pub(super) fn calls(&self, method: &str) -> u64 {
+    pub fn calls(&self, method: &str) -> u64 {
         self.calls.lock().unwrap().get(method).copied().unwrap_or(0)
     }
 
@@ -98,13 +105,18 @@ impl Control {
 }
 
 /// A node that listens. Its connections and its socket end when it is dropped.
-pub(super) struct FakeNode {
+#[derive(Debug)]
+pub struct FakeNode {
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
 impl FakeNode {
-    pub(super) fn start(socket: &Path, control: Arc<Control>) -> Self {
+    /// Listens at a socket that is not there yet.
+    ///
+    /// # Panics
+    /// When it cannot.
+    pub fn start(socket: &Path, control: Arc<Control>) -> Self {
         let stop = CancellationToken::new();
         let (socket, stopped) = (socket.to_path_buf(), stop.clone());
         let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
@@ -131,6 +143,28 @@ impl Drop for FakeNode {
     }
 }
 
+/// A thread whose name says that this process is a node that has started. It ends when this is dropped.
+#[derive(Debug)]
+pub struct HasStarted {
+    _done: std::sync::mpsc::SyncSender<()>,
+}
+
+impl HasStarted {
+    /// Starts it.
+    pub fn start() -> Self {
+        let (done, wait) = std::sync::mpsc::sync_channel::<()>(1);
+        let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().name("b-msghand".into());
+        let run = move || {
+            ready.send(()).unwrap();
+            let _ = wait.recv();
+        };
+        thread.spawn(run).unwrap();
+        is_ready.recv().unwrap();
+        HasStarted { _done: done }
+    }
+}
+
 async fn accept(listener: UnixListener, control: Arc<Control>) {
     let silent = RefCell::new(Vec::new());
     loop {
@@ -144,7 +178,7 @@ async fn accept(listener: UnixListener, control: Arc<Control>) {
 }
 
 /// Answers whatever comes over a connection.
-pub(super) async fn serve(stream: UnixStream, control: Arc<Control>) {
+pub async fn serve(stream: UnixStream, control: Arc<Control>) {
     let (reader, writer) = stream.into_split();
     let node = Node(control.clone());
     let init = match control.kind() {
