@@ -354,8 +354,8 @@ fn ping_times_are_the_truth() {
             })
             .to_vec();
         errors.sort();
-        // On a busy machine the scheduler wakes either side late, which is no error of the measurement.
-        assert!(errors[errors.len() / 3] < Duration::from_millis(1), "{transport:?}: {errors:?}");
+        // On a busy machine the scheduler wakes either side late now and then, which is no error of the measurement.
+        assert!(errors[errors.len() / 2] < Duration::from_millis(1), "{transport:?}: {errors:?}");
         eprintln!("{transport:?}: ping times are off by {errors:?}");
         extractor.stop();
     };
@@ -389,30 +389,18 @@ fn old_and_foreign_pongs_measure_nothing() {
     extractor.stop();
 }
 
-/// The full number in release builds, or with P2P_MESSAGES; ciphers that are not optimized are slow.
-fn number_of_messages(transport: Transport) -> u32 {
-    if let Ok(number) = std::env::var("P2P_MESSAGES") {
-        return number.parse().expect("P2P_MESSAGES is a number");
-    }
-    match transport {
-        _ if !cfg!(debug_assertions) => 1_000_000,
-        Transport::V1 => 300_000,
-        Transport::V2 => 50_000,
-    }
-}
-
 #[test]
 fn a_million_messages_of_any_size_are_all_understood() {
+    const MESSAGES: u32 = 1_000_000;
     const EVERY: u32 = 1_000;
     for transport in [Transport::V1, Transport::V2] {
-        let messages = number_of_messages(transport);
         let mut extractor = Extractor::start(regtest(), &[None]);
         let mut node = NodePeer::connect(extractor.addr(), transport, LONG).unwrap();
         let sender = thread::spawn(move || {
             let payload = vec![0xf9; 100_000];
             // Any order will do, as long as it is the same each time.
             let mut random = 0x9e37_79b9_7f4a_7c15u64;
-            for number in 1..=messages {
+            for number in 1..=MESSAGES {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
@@ -428,7 +416,7 @@ fn a_million_messages_of_any_size_are_all_understood() {
                 }
             }
         });
-        for number in (EVERY..=messages).step_by(EVERY as usize) {
+        for number in (EVERY..=MESSAGES).step_by(EVERY as usize) {
             assert_eq!(extractor.wait_for(feefilter), i64::from(number), "{transport:?}");
         }
         sender.join().unwrap();
