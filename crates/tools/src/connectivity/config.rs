@@ -122,6 +122,13 @@ impl Config {
     /// # Errors
     /// Which one, and why.
     pub fn validate(&self) -> Result<(), Error> {
+        self.validate_values()?;
+        Known::read(&exits(self.tor_exit_list.as_deref()))?;
+        Ok(())
+    }
+
+    /// The same without what depends on files.
+    pub(super) fn validate_values(&self) -> Result<(), Error> {
         let range = |flag, value: u64, from, to| match (from..=to).contains(&value) {
             true => Ok(()),
             false => Err(Error::Range { flag, value, from, to }),
@@ -137,7 +144,6 @@ impl Config {
         range("--handshake-timeout", self.handshake_timeout, 1, MAX_SECONDS)?;
         let address = &self.metrics_address;
         address.to_socket_addrs().map_err(|source| Error::Listen { address: address.clone(), source })?;
-        Known::read(&exits(self.tor_exit_list.as_deref()))?;
         Ok(())
     }
 

@@ -110,7 +110,7 @@ pub fn subjects(_config: &Config) -> Vec<Subject> {
 
 /// What the tool needs, and whether it is there.
 pub fn check(config: &Config) -> Vec<Finding> {
-    if let Err(error) = config.validate() {
+    if let Err(error) = config.validate_values() {
         return vec![Finding::bad(error.to_string(), "correct the settings of the connectivity check")];
     }
     if !config.connect {
