@@ -110,8 +110,9 @@ impl Stage {
             rpc_password: Some("password".into()),
             rpc_node: NODE.into(),
             prometheus_address: "127.0.0.1:0".into(),
-            // Their peers and chain are those of another run.
+            // Their peers, chain and sums of addresses are those of another run.
             disable_getpeerinfo: true,
+            disable_getaddrmaninfo: true,
             disable_getblockchaininfo: true,
             ..rpc::Config::default()
         };

@@ -36,7 +36,7 @@ const VIEWS: [(&str, &[&str]); 11] = [
     ("addresses", &["By age when received"]),
     ("blocks", &["first from", "transactions were missing"]),
     ("pings", &["Node took", "µs"]),
-    ("addrman", &["102.18.0.0/16", "40.152.0.0/16", "27 new"]),
+    ("addrman", &["102.18.0.0/16", "40.152.0.0/16", "71 new"]),
     ("log", &["Shutdown done", "[validation]"]),
     ("pipeline", &["net:inbound_message", "ring buffer"]),
     ("peer?id=0", &["Conversation", "verack", "/Satoshi:29.0.0/"]),
