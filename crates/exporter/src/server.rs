@@ -94,8 +94,8 @@ pub async fn serve(listener: TcpListener, site: impl Site, stop: CancellationTok
     }
 }
 
-/// The next connection, once there is a slot for it.
-async fn accept(
+/// The next connection, once there is a slot for it. Nothing when there is none to be had: whoever asks may ask again.
+pub async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
 ) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
@@ -104,7 +104,7 @@ async fn accept(
         Ok((stream, _)) => Some((stream, slot)),
         Err(error) => {
             // Out of file descriptors, mostly: there is no use in trying again at once.
-            tracing::warn!(%error, "cannot accept a metrics connection");
+            tracing::warn!(%error, "cannot accept a connection");
             tokio::time::sleep(Duration::from_millis(100)).await;
             None
         }

@@ -18,6 +18,7 @@ use axum::routing::{get, post};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use peer_observer_exporter::server::accept;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -83,23 +84,6 @@ pub(crate) async fn serve(listener: TcpListener, guard: Guard, hub: Arc<Hub>, st
     };
     if tokio::time::timeout(STOP_TIMEOUT, rest).await.is_err() {
         tracing::debug!("web connections cut off");
-    }
-}
-
-/// The next connection, once there is a slot for it.
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let slot = slots.clone().acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, _)) => Some((stream, slot)),
-        Err(error) => {
-            // Out of file descriptors, mostly: there is no use in trying again at once.
-            tracing::warn!(%error, "cannot accept a web connection");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            None
-        }
     }
 }
 

@@ -50,7 +50,7 @@ function address(name, parameters) {
   return `#/${name}${query.size ? `?${query}` : ""}`;
 }
 
-/** The node to show: the one that is asked for, or the first that tells of messages, as the server has it. */
+/** The node to show: the one that is asked for, or the first by name that tells of messages. */
 function nodeFor(asked) {
   // What was picked here can turn out to be silent, or leave.
   const silent = asked === picked && !nodes.find((one) => one.name === asked)?.messages;
