@@ -47,6 +47,8 @@ pub struct Browser {
     session: String,
     next: u64,
     problems: Vec<String>,
+    /// Which document the page shows, as the browser numbers them: another after each navigation that is not within one.
+    document: String,
     // These end the browser and remove its profile, in this order.
     _process: Process,
     _profile: TempDir,
@@ -86,6 +88,7 @@ impl Browser {
             session: String::new(),
             next: 0,
             problems: Vec::new(),
+            document: String::new(),
             _process: process,
             _profile: profile,
         };
@@ -108,9 +111,34 @@ impl Browser {
         self.call("Emulation.setEmulatedMedia", json!({ "features": [feature] })).await;
     }
 
-    /// Goes to an address.
+    /// Goes to an address, and returns when what is asked next is asked of the page there.
+    ///
+    /// # Panics
+    /// When there is none.
     pub async fn go(&mut self, url: &str) {
-        self.call("Page.navigate", json!({ "url": url })).await;
+        let answer = self.call("Page.navigate", json!({ "url": url })).await;
+        assert!(answer["errorText"].is_null(), "{url}: {}", answer["errorText"]);
+        // None where only what follows the # is another.
+        if let Some(document) = answer["loaderId"].as_str() {
+            self.until_document(|now| now == document).await;
+        }
+    }
+
+    /// Loads the page anew, and returns when what is asked next is asked of the new one.
+    pub async fn reload(&mut self) {
+        let before = self.document.clone();
+        self.call("Page.reload", json!({})).await;
+        self.until_document(|now| now != before).await;
+    }
+
+    /// Waits until the page shows such a document.
+    async fn until_document(&mut self, wanted: impl Fn(&str) -> bool) {
+        let shown = async {
+            while !wanted(&self.document) {
+                self.message().await;
+            }
+        };
+        tokio::time::timeout(LONG, shown).await.expect("chromium shows the page");
     }
 
     /// The value of an expression in the page, waited for if it is a promise.
@@ -130,11 +158,11 @@ impl Browser {
     /// When it is not for long.
     pub async fn until(&mut self, expression: &str) {
         let deadline = tokio::time::Instant::now() + LONG;
-        // While a page is being left, there is nothing to ask.
         let asked = json!({ "expression": format!("Boolean({expression})"), "returnByValue": true });
         loop {
-            let answer = self.call("Runtime.evaluate", asked.clone()).await;
-            if answer["result"]["value"] == true {
+            // A page that a click leaves cannot answer; the next one will.
+            let answer = self.ask("Runtime.evaluate", asked.clone()).await;
+            if answer["result"]["result"]["value"] == true {
                 return;
             }
             if tokio::time::Instant::now() > deadline {
@@ -242,7 +270,18 @@ impl Browser {
         std::fs::write(path, bytes).unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
     }
 
+    /// What a command answers.
+    ///
+    /// # Panics
+    /// When it fails.
     async fn call(&mut self, method: &str, params: Value) -> Value {
+        let answer = self.ask(method, params).await;
+        assert!(answer["error"].is_null(), "{method}: {}", answer["error"]);
+        answer["result"].clone()
+    }
+
+    /// The answer to a command: its `result` or its `error`.
+    async fn ask(&mut self, method: &str, params: Value) -> Value {
         self.next += 1;
         let id = self.next;
         let mut request = json!({ "id": id, "method": method, "params": params });
@@ -252,23 +291,30 @@ impl Browser {
         self.socket.send(Message::text(request.to_string())).await.expect("talking to chromium");
         let answer = async {
             loop {
-                let message =
-                    self.socket.next().await.expect("chromium goes on").expect("listening to chromium");
-                let Message::Text(text) = message else { continue };
-                let message: Value = serde_json::from_str(&text).expect("JSON");
+                let message = self.message().await;
                 if message["id"] == id {
                     return message;
                 }
-                if let Some(problem) = problem(&message) {
-                    self.problems.push(problem);
-                }
             }
         };
-        let answer = tokio::time::timeout(LONG, answer)
+        tokio::time::timeout(LONG, answer)
             .await
-            .unwrap_or_else(|_| panic!("chromium does not answer {method}"));
-        assert!(answer["error"].is_null(), "{method}: {}", answer["error"]);
-        answer["result"].clone()
+            .unwrap_or_else(|_| panic!("chromium does not answer {method}"))
+    }
+
+    /// The next message of the browser, after what it says of the page was noted.
+    async fn message(&mut self) -> Value {
+        loop {
+            let message = self.socket.next().await.expect("chromium goes on").expect("listening to chromium");
+            let Message::Text(text) = message else { continue };
+            let message: Value = serde_json::from_str(&text).expect("JSON");
+            self.problems.extend(problem(&message));
+            let frame = &message["params"]["frame"];
+            if message["method"] == "Page.frameNavigated" && frame["parentId"].is_null() {
+                frame["loaderId"].as_str().unwrap_or("").clone_into(&mut self.document);
+            }
+            return message;
+        }
     }
 }
 

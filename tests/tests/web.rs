@@ -222,7 +222,7 @@ async fn what_happens_shows_by_itself_and_views_answer_to_keys_and_clicks() {
     }
     browser.until("document.querySelectorAll('main table')[0].tBodies[0].rows.length === 1").await;
     browser.until("location.hash.includes('filter=2.900')").await;
-    browser.eval("location.reload()").await;
+    browser.reload().await;
     browser.until("document.querySelectorAll('main table')[0]?.tBodies[0].rows.length === 1").await;
 
     // Sorting is kept for the next time.
@@ -233,7 +233,7 @@ async fn what_happens_shows_by_itself_and_views_answer_to_keys_and_clicks() {
         .click("[...document.querySelectorAll('main th button')].find((b) => b.textContent === 'Out')")
         .await;
     browser.until("document.querySelector('th[aria-sort]').textContent === 'Out'").await;
-    browser.eval("location.reload()").await;
+    browser.reload().await;
     browser.until("document.querySelector('th[aria-sort]')?.textContent === 'Out'").await;
 
     // From the list to a peer, whose conversation goes on.
@@ -355,7 +355,7 @@ async fn what_is_shown_is_of_the_node_that_is_named_and_a_link_keeps_it() {
     browser.until_shown("192.0.2.902:8333").await;
     browser.until("!document.querySelector('main').innerText.includes('192.0.2.903')").await;
     browser.until("location.hash.includes('node=bob')").await;
-    browser.eval("location.reload()").await;
+    browser.reload().await;
     browser.until_shown("192.0.2.902:8333").await;
     browser.until("document.querySelector('#node').value === 'bob'").await;
     for step in ["document.querySelector('#menu a[data-view=overview]')", "document.querySelector('#brand')"]
@@ -416,7 +416,7 @@ async fn peers_are_grouped_as_one_likes() {
             .await;
         browser.until(&format!("location.hash.includes('group={group}')")).await;
     }
-    browser.eval("location.reload()").await;
+    browser.reload().await;
     browser.until(&format!("{rows}.some((row) => row.includes('watched ('))")).await;
     let found = browser.stumbling_blocks().await;
     assert!(found.is_empty(), "{found:#?}");
