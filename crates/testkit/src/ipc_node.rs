@@ -146,7 +146,15 @@ impl Drop for FakeNode {
 /// A thread whose name says that this process is a node that has started. It ends when this is dropped.
 #[derive(Debug)]
 pub struct HasStarted {
-    _done: std::sync::mpsc::SyncSender<()>,
+    done: Option<std::sync::mpsc::SyncSender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for HasStarted {
+    fn drop(&mut self) {
+        self.done.take();
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
+    }
 }
 
 impl HasStarted {
@@ -159,9 +167,9 @@ impl HasStarted {
             ready.send(()).unwrap();
             let _ = wait.recv();
         };
-        thread.spawn(run).unwrap();
+        let thread = thread.spawn(run).unwrap();
         is_ready.recv().unwrap();
-        HasStarted { _done: done }
+        HasStarted { done: Some(done), thread: Some(thread) }
     }
 }
 

@@ -7,8 +7,9 @@
 //! peers, which comes last (step 12) and goes first.
 
 use std::fs;
-use std::path::Path;
-use std::time::Duration;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 /// Name of that thread (Bitcoin Core src/net.cpp, `CConnman::Start`; src/util/threadnames.cpp puts `b-` before it).
 const THREAD: &str = "b-msghand";
@@ -26,21 +27,59 @@ pub(super) struct Peer<'a> {
 }
 
 impl Peer<'_> {
-    /// Whether it may be called.
-    pub(super) fn has_started(&self) -> bool {
-        let threads = self.pid.and_then(|pid| threads(Path::new(&format!("/proc/{pid}/task"))));
-        threads.map_or_else(|| is_older_than(self.socket, AGE), |names| names.iter().any(|n| n == THREAD))
+    /// What says for how long it may be called. Nothing when it may not.
+    pub(super) fn started(&self) -> Option<Started> {
+        let tasks = self.pid.map(|pid| PathBuf::from(format!("/proc/{pid}/task")));
+        match tasks.and_then(|tasks| threads(&tasks)) {
+            Some(threads) => threads.into_iter().find(|thread| is_handling(thread)).map(Started::Thread),
+            None => is_older_than(self.socket, AGE).then_some(Started::Hidden),
+        }
     }
 }
 
-/// Names of a process's threads. Nothing where they cannot be read.
-fn threads(tasks: &Path) -> Option<Vec<String>> {
-    let names = fs::read_dir(tasks).ok()?.filter_map(|task| {
-        // A thread that has just ended is no reason to know nothing.
-        let name = fs::read_to_string(task.ok()?.path().join("comm")).ok()?;
-        Some(name.trim_end().to_owned())
-    });
-    Some(names.collect())
+/// A node that has started.
+#[derive(Debug)]
+pub(super) enum Started {
+    /// It handles messages in this thread (a file of procfs).
+    Thread(PathBuf),
+    /// Its threads cannot be looked at.
+    Hidden,
+}
+
+impl Started {
+    /// Whether it has begun to stop.
+    pub(super) fn is_over(&self) -> bool {
+        match self {
+            Started::Thread(thread) => !is_handling(thread),
+            Started::Hidden => false,
+        }
+    }
+}
+
+/// The socket of a node that stops: it has to be left alone until it is gone, because it ends badly when it is connected to, or asked,
+/// while it takes its IPC server down. The node that is started next makes another one.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Socket {
+    inode: u64,
+    made: SystemTime,
+}
+
+impl Socket {
+    /// The one that is there.
+    pub(super) fn at(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Socket { inode: metadata.ino(), made: metadata.modified().ok()? })
+    }
+}
+
+/// The name files of a process's threads. Nothing where they cannot be looked at.
+fn threads(tasks: &Path) -> Option<Vec<PathBuf>> {
+    // A thread that has just ended is no reason to know nothing.
+    Some(fs::read_dir(tasks).ok()?.filter_map(|task| Some(task.ok()?.path().join("comm"))).collect())
+}
+
+fn is_handling(thread: &Path) -> bool {
+    fs::read_to_string(thread).is_ok_and(|name| name.trim_end() == THREAD)
 }
 
 fn is_older_than(socket: &Path, age: Duration) -> bool {
@@ -56,10 +95,10 @@ mod tests {
     fn a_node_whose_threads_are_hidden_is_taken_by_the_age_of_its_socket() {
         let socket = tempfile::NamedTempFile::new().unwrap();
         let peer = Peer { pid: None, socket: socket.path() };
-        assert!(!peer.has_started());
+        assert!(peer.started().is_none());
         socket.as_file().set_modified(std::time::SystemTime::now() - AGE).unwrap();
-        assert!(peer.has_started());
-        assert!(!Peer { pid: None, socket: Path::new("/nonexistent/node.sock") }.has_started());
+        assert!(!peer.started().unwrap().is_over());
+        assert!(Peer { pid: None, socket: Path::new("/nonexistent/node.sock") }.started().is_none());
     }
 
     #[test]
@@ -68,11 +107,14 @@ mod tests {
         socket.as_file().set_modified(std::time::SystemTime::now() - AGE).unwrap();
         let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let peer = |pid| Peer { pid: i32::try_from(pid).ok(), socket: socket.path() };
-        assert!(!peer(other.id()).has_started());
+        assert!(peer(other.id()).started().is_none());
         other.kill().unwrap();
         other.wait().unwrap();
 
-        let _thread = peer_observer_testkit::ipc_node::HasStarted::start();
-        assert!(peer(std::process::id()).has_started());
+        let thread = peer_observer_testkit::ipc_node::HasStarted::start();
+        let started = peer(std::process::id()).started().unwrap();
+        assert!(!started.is_over());
+        drop(thread);
+        assert!(started.is_over());
     }
 }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, Error, Tip, speak};
 use super::metrics::{Method, Metrics};
-use super::started::Peer;
+use super::started::{Peer, Socket, Started};
 use super::{Config, Error as RunError};
 
 /// How long to leave a node alone after a connection that ended.
@@ -41,6 +41,8 @@ const PAUSES: Pauses =
 const PACE: Duration = Duration::from_millis(50);
 /// A call waits for so long at most: a node that is stopped, or that we have left, keeps its thread until then.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// How long a node that says that it stops is left alone at most. It may write its coins for minutes.
+const LONGEST_STOP: Duration = Duration::from_secs(600);
 /// After so many calls comes another connection: what is read from one is bounded (client.rs).
 const CALLS: usize = 1000;
 
@@ -81,6 +83,8 @@ pub(super) struct Watch {
     metrics: Metrics,
     publisher: Mutex<Publisher>,
     trouble: Mutex<Trouble>,
+    /// Where the node that said last that it stops listens, and until when it is left alone.
+    stopping: Mutex<Option<(Socket, Instant)>>,
 }
 
 /// Watches a node until `stop`, and serves metrics.
@@ -120,12 +124,17 @@ impl Watch {
             metrics: Metrics::new(),
             publisher: Mutex::new(publisher),
             trouble: Mutex::default(),
+            stopping: Mutex::default(),
         })
     }
 
     /// Watches the node until `stop`.
     pub(super) async fn follow(self: Arc<Self>, stop: CancellationToken) -> Result<(), RunError> {
         while !stop.is_cancelled() {
+            if self.is_left_alone() {
+                let _ = stop.run_until_cancelled(sleep(self.settings.pauses.away)).await;
+                continue;
+            }
             let outcome = match on_a_thread(self.clone(), stop.clone()).await {
                 Ok(outcome) => outcome,
                 // The library has checks that a node can make fail. That must end no more than its connection.
@@ -144,30 +153,44 @@ impl Watch {
     /// Connects, and tells of tips until that fails, or the connection has been used enough.
     async fn connection(&self) -> Result<(), Error> {
         let begin = Instant::now();
+        let socket = Socket::at(&self.settings.socket);
         let stream = UnixStream::connect(&self.settings.socket).await.map_err(Error::Connect)?;
         let listener = stream.peer_cred().map_err(Error::Connect)?;
         if self.settings.uid.is_some_and(|uid| uid != listener.uid()) {
             return Err(Error::Stranger { uid: listener.uid() });
         }
         let pid = listener.pid().filter(|pid| *pid > 0);
-        if !(Peer { pid, socket: &self.settings.socket }).has_started() {
-            return Err(Error::Starting);
-        }
+        let started = Peer { pid, socket: &self.settings.socket }.started().ok_or(Error::Starting)?;
         self.metrics.fetched(Method::Connect, begin.elapsed());
         let (mut system, init) = speak(stream);
         let tips = async {
             let client = Client::open(init, self.settings.limit, &self.metrics).await?;
-            self.tips(&client).await
+            self.tips(&client, &started).await
         };
         tokio::pin!(tips);
-        tokio::select! {
+        let outcome = tokio::select! {
             outcome = &mut tips => outcome,
             // What was asked for fails then, and says why.
             _ = &mut system => {
                 let closed = Err(Error::Closed { method: Method::Connect });
                 timeout(PACE, tips).await.unwrap_or(closed)
             }
+        };
+        if let Err(Error::Stopping) = outcome {
+            *self.stopping() = socket.map(|socket| (socket, Instant::now() + LONGEST_STOP));
         }
+        outcome
+    }
+
+    /// Whether the node that listens is one that said that it stops.
+    fn is_left_alone(&self) -> bool {
+        self.stopping().as_ref().is_some_and(|(socket, until)| {
+            Instant::now() < *until && Socket::at(&self.settings.socket).as_ref() == Some(socket)
+        })
+    }
+
+    fn stopping(&self) -> MutexGuard<'_, Option<(Socket, Instant)>> {
+        self.stopping.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn trouble(&self) -> MutexGuard<'_, Trouble> {
@@ -175,7 +198,7 @@ impl Watch {
     }
 
     /// Tells of tips for as long as a connection is used.
-    async fn tips(&self, client: &Client<'_>) -> Result<(), Error> {
+    async fn tips(&self, client: &Client<'_>, started: &Started) -> Result<(), Error> {
         let (mut method, mut tip) = (Method::GetTip, client.tip().await?);
         self.trouble().is_over(client);
         self.metrics.connected(client.schema());
@@ -192,6 +215,9 @@ impl Watch {
                 told = Some((tip, Instant::now()));
             }
             sleep(PACE).await;
+            if started.is_over() {
+                return Err(Error::Stopping);
+            }
             (method, tip) = self.next(client, told.as_ref(), &mut can_wait).await?;
         }
         Ok(())
