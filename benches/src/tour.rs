@@ -81,6 +81,7 @@ impl Numbering {
             session: self.session,
             sequence: self.sequencer.next(&self.node, subject),
             time_ns,
+            ..Origin::default()
         };
         let event = Event {
             timestamp: time_ns / 1_000_000,

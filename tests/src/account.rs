@@ -24,6 +24,8 @@ pub struct Account {
     pub delivered: BTreeMap<String, u64>,
     /// What was told as lost, by stage and cause.
     pub lost: BTreeMap<(Stage, String), u64>,
+    /// Messages that were told as lost.
+    pub lost_messages: u64,
     /// The last books of each process, by tracepoint.
     pub books: BTreeMap<(u32, String), TracepointBook>,
     /// Highest number seen in the stream of messages, by node.
@@ -60,6 +62,9 @@ impl Account {
             }
             Some(PeerObserverEvent::Loss(loss)) => {
                 *self.lost.entry((loss.stage(), loss.cause.clone())).or_default() += loss.count;
+                if loss.subject.as_deref() == Some(Subject::NetMsg.as_str()) {
+                    self.lost_messages += loss.count;
+                }
             }
             Some(PeerObserverEvent::Books(books)) => {
                 for book in &books.tracepoints {

@@ -95,7 +95,14 @@ pub async fn knock(client: &async_nats::Client, mut is_heard: impl FnMut() -> bo
     while !is_heard() {
         assert!(tokio::time::Instant::now() < deadline, "nobody hears what is published");
         sequence += 1;
-        let origin = Origin { node: KNOCKER.into(), extractor: 0, session: 1, sequence, time_ns: 0 };
+        let origin = Origin {
+            node: KNOCKER.into(),
+            extractor: 0,
+            session: 1,
+            sequence,
+            time_ns: 0,
+            ..Origin::default()
+        };
         let books = PeerObserverEvent::Books(Books { pid: 0, tracepoints: Vec::new() });
         let event = Event { timestamp: 0, origin: Some(origin), peer_observer_event: Some(books) };
         let subject = Subject::Books.as_str();

@@ -40,7 +40,8 @@ pub fn path() -> &'static PathBuf {
     })
 }
 
-fn command(args: &[&str]) -> Command {
+/// The program with these arguments, away from what users keep.
+pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(path());
     command.args(args).env("NO_COLOR", "1");
     // Places in logs are kept there, and nobody wants them of the nodes of tests.

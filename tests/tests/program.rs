@@ -1,7 +1,9 @@
 //! The program from outside: what it prints, how it ends, what it may do, what it refuses.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use peer_observer_e2e::page::{self, sum};
@@ -72,6 +74,31 @@ fn everything_that_was_seen_before_a_signal_is_shown_and_the_end_is_quick() {
             shown += 1;
         }
         assert_eq!(shown, PINGS, "{signal:?}");
+    }
+}
+
+#[test]
+fn programs_whose_log_nobody_reads_any_more_go_on_and_end_as_others_do() {
+    require!(need::root());
+    let standin = StandIn::start(Variant::Core30, &Config::pings(1)).unwrap();
+    let binary = standin.binary().path().display().to_string();
+    let run = ["run", "--no-web", "--no-metrics", "-b", &binary];
+    let metrics = ["metrics", "-a", "127.0.0.1:1", "-m", "127.0.0.1:0"];
+    let log = ["extract", "log", "-a", "127.0.0.1:1", "--log-file", "/nonexistent/debug.log"];
+    for (args, line) in [(&run[..], "watching"), (&metrics[..], "serving metrics"), (&log[..], "nats")] {
+        let mut child = program::command(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        said.find(|said| said.as_ref().unwrap().contains(line)).unwrap().unwrap();
+        drop(said);
+        let kill = Command::new("sh").args(["-c", "kill $0", &child.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+        let mut status = None;
+        let ended = peer_observer_testkit::wait_until(LONG, || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        });
+        let _ = child.kill();
+        assert!(ended && status.unwrap().success(), "{args:?}: {status:?}");
     }
 }
 

@@ -21,7 +21,7 @@ mod faults;
 mod run;
 mod windows;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
@@ -29,16 +29,21 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let (cli, matches) = cli::parse();
     if let Err(error) = log_to_stderr(&cli.log_level) {
-        eprintln!("peer-observer: {error:#}");
+        complain(&format_args!("{error:#}"));
         return ExitCode::from(2);
     }
     match cli::execute(cli, &matches) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("peer-observer: {}", in_full(&error));
+            complain(&in_full(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says why the program ends, if somebody reads that.
+fn complain(why: &dyn std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "peer-observer: {why}");
 }
 
 /// An error with its causes, each said once: many errors say their cause themselves.
@@ -63,6 +68,8 @@ fn log_to_stderr(level: &str) -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_target(false)
+        // It would panic where nobody reads standard error any more.
+        .log_internal_errors(false)
         .init();
     Ok(())
 }

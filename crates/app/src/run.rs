@@ -124,8 +124,8 @@ pub(crate) fn stop_on_signal() -> Result<CancellationToken> {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        tracing::info!("stopping");
         token.cancel();
+        tracing::info!("stopping");
     });
     Ok(stop)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use peer_observer_events::Subject;
 use peer_observer_events::proto::observer::{Source, loss::Stage};
 
-use crate::loss::{LossBook, What};
+use crate::loss::{Complaint, LossBook, What};
 use crate::now_ns;
 use crate::publisher::{Stamper, weight};
 use crate::queue::{Limits, Priority};
@@ -16,6 +16,7 @@ use crate::subscriber::{Delivery, Item, Mailbox, Subscriber};
 struct Member {
     mailbox: Arc<Mailbox>,
     book: Mutex<LossBook>,
+    complaint: Mutex<Complaint>,
 }
 
 /// Hands every event to every subscriber that wants it.
@@ -54,7 +55,11 @@ impl Hub {
         limits: Limits,
     ) -> Subscriber {
         let mailbox = Mailbox::new(component, subjects, limits);
-        let member = Member { mailbox: mailbox.clone(), book: Mutex::new(LossBook::new(component)) };
+        let member = Member {
+            mailbox: mailbox.clone(),
+            book: Mutex::new(LossBook::new(component)),
+            complaint: Mutex::default(),
+        };
         self.members.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(member));
         Subscriber::new(mailbox, None)
     }
@@ -77,6 +82,9 @@ impl Hub {
 
     fn tell_losses(&self) {
         for member in self.members() {
+            let lost = member.mailbox.stats.lost_queue.load(Ordering::Relaxed);
+            let mut complaint = member.complaint.lock().unwrap_or_else(PoisonError::into_inner);
+            complaint.of_full_queue(member.mailbox.component, lost);
             let losses = member.book.lock().unwrap_or_else(PoisonError::into_inner).take();
             let batch: Vec<Delivery> = {
                 let mut stamper = self.stamper.lock().unwrap_or_else(PoisonError::into_inner);

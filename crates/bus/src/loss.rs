@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use peer_observer_events::proto::observer::{Loss, loss::Stage};
 use peer_observer_events::{PeerObserverEvent, Subject};
@@ -83,6 +84,11 @@ impl LossBook {
         self.entries.is_empty()
     }
 
+    /// How many losses there are to tell.
+    pub fn total(&self) -> u64 {
+        self.entries.values().fold(0, |total, sum| total.saturating_add(sum.count))
+    }
+
     /// Takes out all entries, as events with the node they are about.
     pub fn take(&mut self) -> Vec<(Arc<str>, PeerObserverEvent)> {
         std::mem::take(&mut self.entries)
@@ -107,9 +113,56 @@ impl LossBook {
     }
 }
 
+/// Losses on their way into our log, which says at once that there are some, and then how many more there are, but not for each.
+#[derive(Debug, Default)]
+pub(crate) struct Complaint {
+    last: Option<Instant>,
+    events: u64,
+    /// What [`Complaint::of_full_queue`] was told last.
+    total: u64,
+}
+
+impl Complaint {
+    /// Between two lines.
+    const PAUSE: Duration = Duration::from_secs(10);
+
+    /// Adds losses, or none, and returns how many are to be logged now.
+    pub(crate) fn due(&mut self, more: u64) -> Option<u64> {
+        self.events = self.events.saturating_add(more);
+        if self.events == 0 || self.last.is_some_and(|last| last.elapsed() < Self::PAUSE) {
+            return None;
+        }
+        self.last = Some(Instant::now());
+        Some(std::mem::take(&mut self.events))
+    }
+
+    /// Logs what a subscriber's queue refused, `total` events so far.
+    pub(crate) fn of_full_queue(&mut self, component: &'static str, total: u64) {
+        let more = total.saturating_sub(std::mem::replace(&mut self.total, total));
+        if let Some(events) = self.due(more) {
+            tracing::warn!(
+                component,
+                events,
+                "events come faster than this tool takes them, newer ones are lost"
+            );
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn losses_are_complained_of_at_once_and_then_in_sums() {
+        let mut complaint = Complaint::default();
+        assert_eq!(complaint.due(0), None);
+        assert_eq!(complaint.due(3), Some(3));
+        assert_eq!((complaint.due(4), complaint.due(5)), (None, None));
+        complaint.last = Instant::now().checked_sub(Complaint::PAUSE);
+        assert_eq!(complaint.due(0), Some(9));
+        assert_eq!(complaint.due(0), None);
+    }
 
     fn what(node: &str) -> What {
         What {

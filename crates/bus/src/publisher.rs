@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
 use peer_observer_events::proto::event::Event;
@@ -28,11 +29,13 @@ pub(crate) struct Stamper {
     session: u64,
     source: Source,
     sequencer: Sequencer,
+    /// When what is stamped now is sent. Nothing within a process, where no beginning is missed.
+    pub(crate) now: Option<Instant>,
 }
 
 impl Stamper {
     pub(crate) fn new(source: Source) -> Self {
-        Stamper { session: rand::random(), source, sequencer: Sequencer::default() }
+        Stamper { session: rand::random(), source, sequencer: Sequencer::default(), now: None }
     }
 
     pub(crate) fn event(
@@ -42,12 +45,20 @@ impl Stamper {
         event: PeerObserverEvent,
         subject: Subject,
     ) -> Event {
+        let (sequence, stream_age_s) = match self.now {
+            Some(now) => {
+                let (sequence, age) = self.sequencer.next_at(node, subject, now);
+                (sequence, Some(age))
+            }
+            None => (self.sequencer.next(node, subject), None),
+        };
         let origin = Origin {
             node: node.to_string(),
             extractor: self.source as i32,
             session: self.session,
-            sequence: self.sequencer.next(node, subject),
+            sequence,
             time_ns,
+            stream_age_s,
         };
         Event { timestamp: time_ns / 1_000_000, origin: Some(origin), peer_observer_event: Some(event) }
     }

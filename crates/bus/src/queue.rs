@@ -166,6 +166,11 @@ impl<T> Queue<T> {
         self.roomy.notify_one();
     }
 
+    /// Whether there will be no more items.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// Number of items that wait, and their weight in bytes.
     pub fn depth(&self) -> (usize, usize) {
         let inner = self.lock();

@@ -17,6 +17,8 @@ pub struct Origin<'a> {
     pub session: u64,
     /// Number in the stream.
     pub sequence: u64,
+    /// Whole seconds since the first event of the stream was sent, where that is known.
+    pub stream_age_s: Option<u32>,
 }
 
 /// Bytes that are no event.
@@ -30,6 +32,7 @@ const NODE: u32 = 1;
 const EXTRACTOR: u32 = 2;
 const SESSION: u32 = 3;
 const SEQUENCE: u32 = 4;
+const STREAM_AGE_S: u32 = 6;
 
 /// The origin of an encoded event; nothing for an event of the public extractors.
 ///
@@ -65,7 +68,7 @@ fn length_delimited<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
 }
 
 fn parse(mut rest: &[u8]) -> Result<Origin<'_>, Malformed> {
-    let mut origin = Origin { node: "", extractor: 0, session: 0, sequence: 0 };
+    let mut origin = Origin { node: "", extractor: 0, session: 0, sequence: 0, stream_age_s: None };
     while rest.has_remaining() {
         let (tag, wire_type) = decode_key(&mut rest).map_err(|_| Malformed("bad key in the origin"))?;
         match (tag, wire_type) {
@@ -83,6 +86,10 @@ fn parse(mut rest: &[u8]) -> Result<Origin<'_>, Malformed> {
             (SEQUENCE, WireType::Varint) => {
                 origin.sequence =
                     decode_varint(&mut rest).map_err(|_| Malformed("bad sequence in the origin"))?;
+            }
+            (STREAM_AGE_S, WireType::Varint) => {
+                let age = decode_varint(&mut rest).map_err(|_| Malformed("bad stream age in the origin"))?;
+                origin.stream_age_s = Some(age as u32);
             }
             _ => skip_field(wire_type, tag, &mut rest, DecodeContext::default())
                 .map_err(|_| Malformed("bad value in the origin"))?,
@@ -108,11 +115,18 @@ mod tests {
                 session: u64::MAX,
                 sequence: 1 << 40,
                 time_ns: 9,
+                stream_age_s: Some(u32::MAX),
             }),
             peer_observer_event: None,
         };
         let bytes = event.encode_to_vec();
-        let expected = Origin { node: "alice", extractor: 2, session: u64::MAX, sequence: 1 << 40 };
+        let expected = Origin {
+            node: "alice",
+            extractor: 2,
+            session: u64::MAX,
+            sequence: 1 << 40,
+            stream_age_s: Some(u32::MAX),
+        };
         assert_eq!(origin(&bytes).unwrap(), Some(expected));
         event.origin = None;
         assert_eq!(origin(&event.encode_to_vec()).unwrap(), None);
@@ -128,6 +142,7 @@ mod tests {
                 session: 3,
                 sequence: 4,
                 time_ns: 9,
+                ..observer::Origin::default()
             }),
             peer_observer_event: None,
         };

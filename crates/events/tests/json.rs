@@ -273,6 +273,7 @@ fn a_line_says_where_the_event_comes_from() {
         session: u64::MAX,
         sequence: 5,
         time_ns: 1_700_000_000_123_456_789,
+        ..Origin::default()
     });
     let start = r#"{"time_ns":1700000000123456789,"node":"alice","extractor":"ebpf","session":18446744073709551615,"sequence":5,"subject":"observer.loss","event":{"Loss":{"#;
     let line = to_json_line(&event);

@@ -14,9 +14,9 @@ mod subscribe;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::ConnectOptions;
 use peer_observer_events::Subject;
@@ -32,6 +32,25 @@ use crate::subscriber::{Mailbox, Subscriber};
 
 /// How often to look whether everything was sent.
 const LOOK_AT_SPOOLS: Duration = Duration::from_millis(20);
+
+/// How long events are kept back when the server is there again: everybody tries once a second (config.rs) to reach it, and what is
+/// sent before those who listen are there is lost.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// A connection that is up.
+#[derive(Debug, Clone, Copy)]
+struct Up {
+    since: Instant,
+    /// Whether the server was away before.
+    again: bool,
+}
+
+impl Up {
+    /// Whether others that wait for the server have found it, too.
+    fn has_settled(&self) -> bool {
+        !self.again || self.since.elapsed() >= SETTLE
+    }
+}
 
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -88,8 +107,9 @@ impl Nats {
     }
 
     /// Options of a connection, and whether it is up.
-    fn connection(&self, component: &'static str) -> (ConnectOptions, watch::Receiver<bool>) {
-        let (up, is_up) = watch::channel(false);
+    fn connection(&self, component: &'static str) -> (ConnectOptions, watch::Receiver<Option<Up>>) {
+        let (up, is_up) = watch::channel(None);
+        let was_away = Arc::new(AtomicBool::new(false));
         let address = self.options.address.clone();
         // The client fails at every attempt: told is what is new.
         let told = Arc::new(Mutex::new(String::new()));
@@ -99,21 +119,25 @@ impl Nats {
             .name(format!("peer-observer {component}"))
             .event_callback(move |event| {
                 let (up, address, told) = (up.clone(), address.clone(), told.clone());
+                let was_away = was_away.clone();
                 async move {
                     match event {
                         async_nats::Event::Connected => {
-                            up.send_replace(true);
+                            let again = was_away.load(Ordering::Relaxed);
+                            up.send_replace(Some(Up { since: Instant::now(), again }));
                             told.lock().unwrap_or_else(PoisonError::into_inner).clear();
                             tracing::info!(component, address, "connected to nats");
                         }
                         async_nats::Event::Disconnected => {
-                            up.send_replace(false);
+                            was_away.store(true, Ordering::Relaxed);
+                            up.send_replace(None);
                             tracing::warn!(component, address, "nats is gone, trying again");
                         }
                         async_nats::Event::ServerError(error) => {
                             tracing::error!(component, address, %error, "the nats server refuses something");
                         }
-                        async_nats::Event::ClientError(error) if !*up.borrow() => {
+                        async_nats::Event::ClientError(error) if up.borrow().is_none() => {
+                            was_away.store(true, Ordering::Relaxed);
                             let error = error.to_string();
                             let before = std::mem::replace(
                                 &mut *told.lock().unwrap_or_else(PoisonError::into_inner),
@@ -155,7 +179,7 @@ impl Nats {
         limits: Limits,
     ) -> Subscriber {
         let mailbox = Mailbox::new(component, subjects, limits);
-        let (options, _) = self.connection(component);
+        let (options, is_up) = self.connection(component);
         let stop = self.stop.child_token();
         let reader = subscribe::Reader::new(mailbox.clone(), subjects, self.config.subject_prefix.as_deref());
         let address = self.options.address.clone();
@@ -163,7 +187,7 @@ impl Nats {
         let closing = mailbox.clone();
         tokio::spawn(async move {
             tokio::select! {
-                () = reader.run(options, address) => {}
+                () = reader.run(options, address, is_up) => {}
                 () = stopped.cancelled() => {}
             }
             closing.queue.close();
@@ -199,6 +223,7 @@ impl Nats {
                     unsent += spool.unsent();
                 }
             }
+            unsent += spool.untold();
         }
         self.stop.cancel();
         for mailbox in self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner).iter() {

@@ -1,7 +1,7 @@
 //! The writing side: a spool, and the one task that empties it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, ConnectOptions};
@@ -10,7 +10,8 @@ use peer_observer_events::{PeerObserverEvent, Subject};
 use prost::Message;
 use tokio::sync::watch;
 
-use crate::loss::{LossBook, What};
+use super::Up;
+use crate::loss::{Complaint, LossBook, What};
 use crate::now_ns;
 use crate::publisher::{Pending, Stamper, weight};
 use crate::queue::{Limits, Priority, Queue};
@@ -24,6 +25,7 @@ pub(crate) struct Spool {
     /// What the server takes, bytes; 0 while it has not said so.
     max_payload: AtomicUsize,
     book: Mutex<LossBook>,
+    complaint: Mutex<Complaint>,
 }
 
 impl Spool {
@@ -34,6 +36,7 @@ impl Spool {
             in_hand: AtomicU64::new(0),
             max_payload: AtomicUsize::new(0),
             book: Mutex::new(LossBook::new(component)),
+            complaint: Mutex::default(),
         }
     }
 
@@ -46,14 +49,30 @@ impl Spool {
             (p, weight, priority)
         });
         self.queue.push_all(items, |pending| refused.push(pending));
-        for pending in refused {
+        if refused.is_empty() {
+            return;
+        }
+        for pending in &refused {
             self.lose(&pending.node, pending.subject, "full");
+        }
+        if let Some(events) = locked(&self.complaint).due(refused.len() as u64) {
+            tracing::error!(
+                component = self.component,
+                events,
+                "nats does not take what is published, the spool is full and newer events are lost: see to the server, or give \
+                 the spool more room with --nats-spool-bytes"
+            );
         }
     }
 
     /// Events that are not sent.
     pub(super) fn unsent(&self) -> u64 {
         self.queue.depth().0 as u64 + self.in_hand.load(Ordering::Relaxed)
+    }
+
+    /// Events that are lost, and nobody was told of.
+    pub(super) fn untold(&self) -> u64 {
+        locked(&self.book).total()
     }
 
     /// What the server takes, bytes, as it said last.
@@ -70,8 +89,12 @@ impl Spool {
             tracepoint: None,
             session: None,
         };
-        self.book.lock().unwrap_or_else(PoisonError::into_inner).add(what, 1, None, now_ns());
+        locked(&self.book).add(what, 1, None, now_ns());
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Empties a spool into a connection.
@@ -104,7 +127,7 @@ impl Writer {
         mut self,
         options: ConnectOptions,
         address: String,
-        mut is_up: watch::Receiver<bool>,
+        mut is_up: watch::Receiver<Option<Up>>,
     ) -> u64 {
         let component = self.spool.component;
         let client = match options.connect(addresses(&address)).await {
@@ -125,13 +148,16 @@ impl Writer {
             tokio::select! {
                 biased;
                 _ = tick.tick() => {
-                    if *is_up.borrow() {
+                    let up = *is_up.borrow();
+                    if let Some(up) = up {
                         ask_for_limit();
-                        self.tell_losses(&client).await;
+                        if up.has_settled() {
+                            self.tell_losses(&client).await;
+                        }
                     }
                 }
                 Ok(()) = is_up.changed() => {
-                    if *is_up.borrow() {
+                    if is_up.borrow().is_some() {
                         ask_for_limit();
                     }
                 }
@@ -141,10 +167,11 @@ impl Writer {
                     }
                     spool.in_hand.store(n as u64, Ordering::Relaxed);
                     // While the server is away, events wait in the spool, whose bound counts, and not in the client.
-                    if is_up.wait_for(|up| *up).await.is_err() {
+                    if until_settled(&mut is_up, &spool).await.is_err() {
                         return spool.unsent();
                     }
                     ask_for_limit();
+                    self.stamper.now = Some(Instant::now());
                     for pending in chunk.drain(..) {
                         self.send(&client, pending).await;
                         spool.in_hand.fetch_sub(1, Ordering::Relaxed);
@@ -199,11 +226,25 @@ impl Writer {
     }
 
     async fn tell_losses(&mut self, client: &Client) {
-        let losses: Vec<(Arc<str>, PeerObserverEvent)> =
-            self.spool.book.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.stamper.now = Some(Instant::now());
+        let losses: Vec<(Arc<str>, PeerObserverEvent)> = locked(&self.spool.book).take();
         for (node, event) in losses {
             self.send(client, Pending { node, time_ns: now_ns(), subject: Subject::Loss, event }).await;
         }
+    }
+}
+
+/// Waits until the server is there, and so are those who listen; no longer for them when there is nothing more to come.
+async fn until_settled(
+    is_up: &mut watch::Receiver<Option<Up>>,
+    spool: &Spool,
+) -> Result<(), watch::error::RecvError> {
+    loop {
+        let up = *is_up.wait_for(Option::is_some).await?;
+        if spool.queue.is_closed() || up.is_some_and(|up| up.has_settled()) {
+            return Ok(());
+        }
+        tokio::time::sleep(super::LOOK_AT_SPOOLS).await;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::{Client, ConnectOptions};
 use bytes::Bytes;
@@ -11,8 +11,10 @@ use peer_observer_events::proto::observer::{Source, loss::Stage};
 use peer_observer_events::sequence::Seen;
 use peer_observer_events::{GapTracker, Subject, peek};
 use prost::Message;
+use tokio::sync::watch;
 
-use crate::loss::{LossBook, What};
+use super::Up;
+use crate::loss::{Complaint, LossBook, What};
 use crate::now_ns;
 use crate::publisher::Stamper;
 use crate::queue::Priority;
@@ -44,7 +46,10 @@ pub(super) struct Reader {
     loss_subject: Option<async_nats::Subject>,
     prefix_words: usize,
     streams: GapTracker,
+    /// Since when whatever is sent should have come.
+    listening: Option<Instant>,
     book: LossBook,
+    complaint: Complaint,
     stamper: Stamper,
 }
 
@@ -67,12 +72,19 @@ impl Reader {
             loss_subject,
             prefix_words: prefix.map_or(0, |p| p.split('.').count()),
             streams: GapTracker::new(STREAMS),
+            listening: None,
+            complaint: Complaint::default(),
             stamper: Stamper::new(Source::Tool),
         }
     }
 
     /// Runs until the connection is closed for good.
-    pub(super) async fn run(mut self, options: ConnectOptions, address: String) {
+    pub(super) async fn run(
+        mut self,
+        options: ConnectOptions,
+        address: String,
+        mut is_up: watch::Receiver<Option<Up>>,
+    ) {
         let component = self.mailbox.component;
         let options = options.subscription_capacity(UNREAD);
         let client = match options.connect(super::publish::addresses(&address)).await {
@@ -98,6 +110,9 @@ impl Reader {
             tokio::select! {
                 biased;
                 _ = tick.tick() => self.tell_losses(&client).await,
+                Ok(()) = is_up.changed(), if self.listening.is_none() => {
+                    self.listening = is_up.borrow().map(|up| up.since);
+                }
                 chunk = messages.next() => {
                     let Some(chunk) = chunk else { return };
                     self.take(chunk);
@@ -143,7 +158,8 @@ impl Reader {
             stats.without_origin.fetch_add(1, Ordering::Relaxed);
             return;
         };
-        match self.streams.see(subject, &origin) {
+        let listening = self.listening.map_or(Duration::ZERO, |since| since.elapsed());
+        match self.streams.see(subject, &origin, listening) {
             Seen::InOrder => {}
             Seen::Repeated => {
                 stats.repeated.fetch_add(1, Ordering::Relaxed);
@@ -188,6 +204,8 @@ impl Reader {
     /// Tells losses to everyone, this subscriber's own tool included, over the server. With a wildcard prefix there is no
     /// subject to publish on, and only the own tool hears of them.
     async fn tell_losses(&mut self, client: &Client) {
+        let full = self.mailbox.stats.lost_queue.load(Ordering::Relaxed);
+        self.complaint.of_full_queue(self.mailbox.component, full);
         if self.book.is_empty() {
             return;
         }

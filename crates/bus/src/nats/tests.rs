@@ -1,6 +1,7 @@
 //! Against a real server.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use peer_observer_events::PeerObserverEvent;
 use peer_observer_events::proto::bitcoin_primitives::Transaction;
@@ -9,9 +10,11 @@ use peer_observer_events::proto::rpc_extractor::rpc::RpcEvent;
 use peer_observer_events::proto::rpc_extractor::{OrphanTx, OrphanTxs, Rpc};
 use peer_observer_testkit::nats::{Config, NatsServer, Transport};
 use peer_observer_testkit::{need, require};
+use prost::Message;
 
 use super::*;
-use crate::{Bus, Publisher, Subscriber};
+use crate::publisher::Stamper;
+use crate::{Bus, Delivery, Publisher, Subscriber};
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(30);
@@ -168,4 +171,85 @@ async fn a_publisher_knows_what_its_server_takes_once_it_is_connected() {
         assert!(tokio::time::Instant::now() < deadline, "{:?}", publisher.max_payload());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_server_finds_those_who_waited_for_it_too() {
+    require!(need::nats_server());
+    let mut server = NatsServer::start().unwrap();
+    let bus = Bus::nats(config(&server)).unwrap();
+    let mut subscriber = bus.subscriber("test", &[Subject::UtxoCache], Limits::default());
+    let mut publisher = bus.publisher(Source::Ebpf, "test");
+    assert!(meet(&mut publisher, &mut subscriber).await);
+    let Bus::Nats(nats) = &bus else { panic!("it was made for a server") };
+    let unsent = || nats.writers.lock().unwrap()[0].0.unsent();
+    for round in 100..104 {
+        server.kill().unwrap();
+        // Until it notices, it sends into the void.
+        let deadline = tokio::time::Instant::now() + LONG;
+        while unsent() < 2 {
+            assert!(tokio::time::Instant::now() < deadline, "it goes on sending");
+            flush(&mut publisher);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for _ in 0..100 {
+            publisher.publish(&"alice".into(), round, PeerObserverEvent::Utxocache(UtxoCache::default()));
+        }
+        server.restart().unwrap();
+        let mut arrived = 0;
+        while arrived < 100 {
+            let mut events = Vec::new();
+            let n = tokio::time::timeout(LONG, subscriber.recv_many(&mut events, 1_000)).await;
+            assert!(n.is_ok_and(|n| n > 0), "of 100 only {arrived} arrived");
+            arrived += events.iter().filter(|d| d.event.origin.as_ref().unwrap().time_ns == round).count();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_missed_beginning_of_a_stream_that_is_younger_than_the_subscription_is_counted() {
+    require!(need::nats_server());
+    let server = NatsServer::start().unwrap();
+    let bus = Bus::nats(config(&server)).unwrap();
+    let subjects = [Subject::UtxoCache, Subject::Loss];
+    let mut subscriber = bus.subscriber("test", &subjects, Limits::default());
+    let mut publisher = bus.publisher(Source::Ebpf, "test");
+    assert!(meet(&mut publisher, &mut subscriber).await);
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let mut lost = 0;
+    // That is known once it has listened for some seconds.
+    let deadline = Instant::now() + LONG;
+    while lost == 0 {
+        assert!(Instant::now() < deadline, "nothing is said of what was missed");
+        let mut stamper = Stamper::new(Source::Rpc);
+        stamper.now = Some(Instant::now());
+        let event = || PeerObserverEvent::Utxocache(UtxoCache::default());
+        let mut stamped = || stamper.event(&"bob".into(), 1, event(), Subject::UtxoCache);
+        for _ in 0..41 {
+            stamped();
+        }
+        client.publish(Subject::UtxoCache.as_str(), stamped().encode_to_vec().into()).await.unwrap();
+        let mut events = Vec::new();
+        let _ = tokio::time::timeout(Duration::from_secs(1), subscriber.recv_many(&mut events, 100)).await;
+        for delivery in events {
+            if let Some(PeerObserverEvent::Loss(loss)) = &delivery.event.peer_observer_event {
+                assert_eq!((loss.cause.as_str(), loss.first, loss.last), ("gap", Some(1), Some(41)));
+                lost += loss.count;
+            }
+        }
+    }
+    assert_eq!(lost % 41, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_was_not_sent_is_told_at_the_end_refused_or_not() {
+    require!(need::nats_server());
+    let mut server = NatsServer::start().unwrap();
+    server.kill().unwrap();
+    let bus = Bus::nats(NatsConfig { nats_spool_bytes: Some(64 << 10), ..config(&server) }).unwrap();
+    let mut publisher = bus.publisher(Source::Ebpf, "test");
+    for _ in 0..20_000 {
+        flush(&mut publisher);
+    }
+    assert_eq!(bus.close(Duration::from_millis(100)).await, 20_000);
 }

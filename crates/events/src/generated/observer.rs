@@ -18,6 +18,10 @@ pub struct Origin {
     /// ns since the UNIX epoch. For eBPF the kernel's clock at the probe, plus the offset to the UNIX clock.
     #[prost(uint64, required, tag = "5")]
     pub time_ns: u64,
+    /// Whole seconds since the first event of this stream was sent. Whoever has listened for longer knows by it that an event with a
+    /// number above 1 that it sees first is not the first one of its stream. Missing where nothing can be lost on the way.
+    #[prost(uint32, optional, tag = "6")]
+    pub stream_age_s: ::core::option::Option<u32>,
 }
 /// Something that was generated and did not arrive. Announced once, by the stage that lost it.
 #[derive(serde::Serialize)]

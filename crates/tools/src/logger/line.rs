@@ -108,6 +108,7 @@ mod tests {
                 session: 1,
                 sequence: 2,
                 time_ns,
+                ..Origin::default()
             }),
             peer_observer_event: Some(PeerObserverEvent::Utxocache(UtxoCache::default())),
         }

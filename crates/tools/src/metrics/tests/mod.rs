@@ -472,8 +472,14 @@ fn known_messages_keep_their_series_in_a_flood_of_unknown_ones() {
 #[test]
 fn extreme_events_are_counted_and_break_nothing() {
     let mut metrics = metrics();
-    let origin =
-        Origin { node: "n\n\"\\".repeat(500), extractor: -5, session: 0, sequence: 0, time_ns: u64::MAX };
+    let origin = Origin {
+        node: "n\n\"\\".repeat(500),
+        extractor: -5,
+        session: 0,
+        sequence: 0,
+        time_ns: u64::MAX,
+        ..Origin::default()
+    };
     let hash = Default::default;
     let mempool = |event| EbpfEvent::Mempool(MempoolEvent { event });
     let added =
@@ -577,6 +583,7 @@ fn latency_is_from_the_probe_to_here() {
         session: 1,
         sequence: 1,
         time_ns: 1_000_000_000,
+        ..Origin::default()
     };
     Arc::get_mut(&mut delivery.event).unwrap().origin = Some(origin);
     metrics.observe_at(&delivery, 1_000_300_000);
@@ -601,7 +608,14 @@ fn books_of_processes_and_sessions_add_up() {
         let tracepoint = "net:inbound_message".into();
         let book = TracepointBook { tracepoint, hits, dropped: hits - published, unread: 1, published };
         let mut delivery = delivery(PeerObserverEvent::Books(Books { pid, tracepoints: vec![book] }), 0);
-        let origin = Origin { node: "alice".into(), extractor: 1, session, sequence: 1, time_ns: 1 };
+        let origin = Origin {
+            node: "alice".into(),
+            extractor: 1,
+            session,
+            sequence: 1,
+            time_ns: 1,
+            ..Origin::default()
+        };
         Arc::get_mut(&mut delivery.event).unwrap().origin = Some(origin);
         metrics.observe(&delivery);
     };

@@ -3,7 +3,8 @@
 use super::*;
 
 fn of(node: &str, mut delivery: Delivery) -> Delivery {
-    let origin = Origin { node: node.into(), extractor: 1, session: 1, sequence: 1, time_ns: 1 };
+    let origin =
+        Origin { node: node.into(), extractor: 1, session: 1, sequence: 1, time_ns: 1, ..Origin::default() };
     Arc::get_mut(&mut delivery.event).unwrap().origin = Some(origin);
     delivery
 }

@@ -145,7 +145,14 @@ mod tests {
     use super::*;
 
     fn delivery(node: &str, subject: Subject, event: PeerObserverEvent) -> Delivery {
-        let origin = Origin { node: node.into(), extractor: 1, session: 1, sequence: 1, time_ns: 1 };
+        let origin = Origin {
+            node: node.into(),
+            extractor: 1,
+            session: 1,
+            sequence: 1,
+            time_ns: 1,
+            ..Origin::default()
+        };
         let event = Event { timestamp: 0, origin: Some(origin), peer_observer_event: Some(event) };
         Delivery { subject, event: Arc::new(event) }
     }

@@ -217,7 +217,8 @@ mod tests {
     use super::*;
 
     fn delivery(node: &str, time_ns: u64) -> Delivery {
-        let origin = Origin { node: node.into(), extractor: 1, session: 1, sequence: 1, time_ns };
+        let origin =
+            Origin { node: node.into(), extractor: 1, session: 1, sequence: 1, time_ns, ..Origin::default() };
         let event = Event { timestamp: 0, origin: Some(origin), peer_observer_event: None };
         Delivery { subject: Subject::NetMsg, event: Arc::new(event) }
     }
