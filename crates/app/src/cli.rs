@@ -187,13 +187,15 @@ mod tests {
 
     #[test]
     fn only_flags_that_were_given_go_over_the_file() {
-        let args = ["peer-observer", "metrics", "-a", "127.0.0.1:9"];
+        let args = ["peer-observer", "metrics", "-a", "127.0.0.1:9", "--max-label-values", "5"];
         let matches = command().try_get_matches_from(args).unwrap();
         let (_, matches) = matches.subcommand().unwrap();
-        let mut sections = config::read(None, &["metrics.metrics_address=127.0.0.1:7".into()]).unwrap();
+        let set = ["metrics.metrics_address=127.0.0.1:7".into(), "metrics.max_label_values=6".into()];
+        let mut sections = config::read(None, &set).unwrap();
         let tool = Tool::from_arg_matches(command().try_get_matches_from(args).as_ref().unwrap()).unwrap();
         tool.merge(&mut sections, matches).unwrap();
         assert_eq!(sections.metrics.metrics_address, "127.0.0.1:7");
+        assert_eq!(sections.metrics.max_label_values, 5, "a flag goes over --set");
         let nats = NatsConfig::from_arg_matches(matches).unwrap();
         sections.nats = config::overlay(&sections.nats, &nats, matches).unwrap();
         assert_eq!(sections.nats.nats_address.as_deref(), Some("127.0.0.1:9"));

@@ -31,7 +31,7 @@ pub(crate) fn run(sections: &Sections) -> Result<()> {
         for Finding { ok, what, fix } in findings {
             text.push_str(&format!("  {} {what}\n", if ok { good } else { bad }));
             if let Some(fix) = fix {
-                text.push_str(&format!("          {fix}\n"));
+                text.push_str(&format!("          {}\n", fix.replace('\n', "\n              ")));
             }
             missing += usize::from(!ok);
         }
@@ -98,12 +98,12 @@ fn is_closed(closed: &Closed) -> Finding {
 fn with_categories(finding: Finding, node: &NodeProcess) -> Finding {
     let asked_for = node.settings.all("debug", node.network);
     let lacking = CATEGORIES.iter().filter(|category| !asked_for.contains(category));
-    let lines: Vec<String> = lacking.map(|category| format!("debug={category}")).collect();
+    let lines: String = lacking.map(|category| format!("\ndebug={category}")).collect();
     let has_all = ["", "1", "all"].iter().any(|all| asked_for.contains(all));
     if !finding.ok || has_all || lines.is_empty() {
         return finding;
     }
-    Finding { fix: Some(format!("it would say more with, in bitcoin.conf: {}", lines.join(" "))), ..finding }
+    Finding { fix: Some(format!("it would say more with these lines in bitcoin.conf:{lines}")), ..finding }
 }
 
 /// Whether a node is told to dial us. One that was told over RPC is not known here.

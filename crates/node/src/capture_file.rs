@@ -77,10 +77,19 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
-    /// A folder that is not named by a peer's address.
-    #[error("the folder {path} is left out: its name is not the address of a peer, as 127.0.0.1_8333")]
-    Folder {
+    /// None of what is in a folder is of a peer.
+    #[error(
+        "nothing in {path} is a folder of a peer, as 127.0.0.1_8333: name the folder message_capture, which is in the node's data \
+         directory, in that of its network"
+    )]
+    NoPeers {
         /// The folder.
+        path: PathBuf,
+    },
+    /// A file or folder that is not named by a peer's address.
+    #[error("{path} is left out: its name is not the address of a peer, as 127.0.0.1_8333")]
+    Folder {
+        /// The file or folder.
         path: PathBuf,
     },
     /// One of many files cannot be read on; the others can.
@@ -290,8 +299,12 @@ impl Merged {
         }
         // Messages of the same microsecond come in the same order each time.
         folders.sort();
+        let found = folders.len();
         for folder in folders {
             merged.add_folder(folder);
+        }
+        if found > 0 && merged.errors.len() == found {
+            return Err(Error::NoPeers { path: message_capture.to_path_buf() });
         }
         Ok(merged)
     }

@@ -14,7 +14,7 @@ use prost::Message;
 
 use super::*;
 use crate::publisher::Stamper;
-use crate::{Bus, Delivery, Publisher, Subscriber};
+use crate::{Bus, Publisher, Subscriber};
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(30);

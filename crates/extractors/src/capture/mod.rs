@@ -77,14 +77,17 @@ pub enum Error {
         /// Why.
         source: recording::Error,
     },
-    /// A folder cannot be read.
-    #[error("cannot read {path}: {source}")]
-    Capture {
-        /// The folder.
+    /// Not even the first record of a file can be read.
+    #[error("{path} is no recording, or its first record is cut short: {source}")]
+    NoRecording {
+        /// The file.
         path: PathBuf,
         /// Why.
-        source: capture_file::Error,
+        source: recording::Error,
     },
+    /// A folder cannot be read.
+    #[error(transparent)]
+    Capture(#[from] capture_file::Error),
 }
 
 impl Config {
@@ -128,12 +131,14 @@ pub async fn run(config: Config, mut publisher: Publisher, stop: CancellationTok
     for path in &config.recording {
         let bytes = recording::read_file(path, MAX_RECORDING)
             .map_err(|source| Error::Recording { path: path.clone(), source })?;
+        if let Some(Err(source @ recording::Error::CutShort { .. })) = Records::new(&bytes).next() {
+            return Err(Error::NoRecording { path: path.clone(), source });
+        }
         let played = play(&bytes, &node, config.speed, &mut publisher, &stop).await;
         tracing::info!(recording = %path.display(), events = played, "played");
     }
     for path in &config.capturemessages {
-        let merged =
-            Merged::open(path, MAX_OPEN).map_err(|source| Error::Capture { path: path.clone(), source })?;
+        let merged = Merged::open(path, MAX_OPEN)?;
         let played = play_captures(merged, &node, config.speed, &mut publisher, &stop).await;
         tracing::info!(folder = %path.display(), events = played, "played");
     }
@@ -433,7 +438,14 @@ mod tests {
         let missing = Config { recording: vec!["/nonexistent".into()], ..Config::default() };
         assert!(matches!(played(missing).await, Err(Error::Recording { .. })));
         let missing = Config { capturemessages: vec!["/nonexistent".into()], ..Config::default() };
-        assert!(matches!(played(missing).await, Err(Error::Capture { .. })));
+        assert!(matches!(played(missing).await, Err(Error::Capture(capture_file::Error::Open { .. }))));
+        // A file that is no recording, and a data directory instead of what is in it.
+        let source = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        let other = Config { recording: vec![source.join("Cargo.toml")], ..Config::default() };
+        assert!(matches!(played(other).await, Err(Error::NoRecording { .. })));
+        let other = Config { capturemessages: vec![source], ..Config::default() };
+        let error = played(other).await.unwrap_err();
+        assert!(error.to_string().contains("name the folder message_capture"), "{error}");
         let speed = Config { recording: vec!["/x".into()], speed: f64::NAN, ..Config::default() };
         assert!(matches!(played(speed).await, Err(Error::Speed(_))));
     }

@@ -176,7 +176,8 @@ async fn run_to(
 /// Says on the log what the logger itself did not get: the `loss` events may not be among what it prints.
 #[derive(Default)]
 struct Losses {
-    told: u64,
+    not_taken: u64,
+    lost_on_the_way: u64,
     last: Option<Instant>,
 }
 
@@ -188,12 +189,17 @@ impl Losses {
     }
 
     fn tell_all(&mut self, stats: &SubscriberStats) {
-        let lost = stats.lost_queue.load(Ordering::Relaxed) + stats.lost_transport.load(Ordering::Relaxed);
-        if lost == self.told {
+        let not_taken = stats.lost_queue.load(Ordering::Relaxed);
+        let lost_on_the_way = stats.lost_transport.load(Ordering::Relaxed);
+        if (not_taken, lost_on_the_way) == (self.not_taken, self.lost_on_the_way) {
             return;
         }
-        tracing::warn!(events = lost - self.told, total = lost, "events are missing in the output");
-        self.told = lost;
+        tracing::warn!(
+            not_taken,
+            lost_on_the_way,
+            "events are missing in the output, so many since the start"
+        );
+        (self.not_taken, self.lost_on_the_way) = (not_taken, lost_on_the_way);
         self.last = Some(Instant::now());
     }
 }
