@@ -20,7 +20,7 @@ use peer_observer_exporter::render::Format;
 use peer_observer_extractors::ipc;
 use peer_observer_extractors::{capture, log, rpc};
 use peer_observer_node::p2p::Network;
-use peer_observer_testkit::fake_rpc::FakeRpc;
+use peer_observer_testkit::fake_rpc::{self, FakeRpc};
 #[cfg(feature = "ipc")]
 use peer_observer_testkit::ipc_node::{Control, FakeNode, HasStarted, Kind};
 use peer_observer_testkit::p2p_node::{Behaviour, ListeningNode};
@@ -58,14 +58,127 @@ fn alerts_fire_when_they_should_and_say_what_to_do() {
         assert!(cases.iter().any(|case| case.contains("exp_labels")), "no test lets {name} fire");
         assert!(cases.iter().any(|case| case.contains("exp_alerts: []")), "no test keeps {name} quiet");
     }
-    let (_, promtool) = match need::prometheus() {
-        Ok(found) => found,
-        Err(missing) => return eprintln!("skipped: {missing}"),
-    };
-    let tests = repository().join("rules/tests/alerts.yml");
+    require!(need::prometheus());
+    test_rules(&repository().join("rules/tests/alerts.yml"));
+}
+
+/// Runs the tests in this file with promtool.
+fn test_rules(tests: &Path) {
+    let (_, promtool) = need::prometheus().unwrap();
     let output = Command::new(promtool).args(["test", "rules"]).arg(tests).output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+}
+
+/// Series, a sample a minute, and what a panel shows at some minutes: the sum of the first of its queries that has an answer.
+struct Shown {
+    panel: &'static str,
+    series: &'static [(&'static str, &'static str)],
+    sums: &'static [(u32, f64)],
+}
+
+/// The metrics tool runs, and is scraped.
+const RUNS: (&str, &str) = ("peerobserver_runtime_start_timestamp", "1x2000");
+/// Nothing for an hour and a half, then something that is counted once.
+const LATE: &str = "_x90 3x1900";
+
+const SHOWN: &[Shown] = &[
+    Shown {
+        panel: "Is my node well?: Lost events in an hour",
+        series: &[RUNS, ("peerobserver_pipeline_lost{cause=\"full\",stage=\"ring_buffer\"}", LATE)],
+        sums: &[(80, 0.0), (100, 3.0), (200, 0.0)],
+    },
+    // What nothing is told of any more goes to `other` after a day.
+    Shown {
+        panel: "Is my node well?: Lost events in an hour",
+        series: &[
+            RUNS,
+            ("peerobserver_pipeline_lost{cause=\"full\",stage=\"ring_buffer\"}", "_x90 3x1439 stale"),
+            ("peerobserver_pipeline_lost{cause=\"other\",stage=\"ring_buffer\"}", "_x1530 3x400"),
+        ],
+        sums: &[(100, 3.0), (1540, 0.0)],
+    },
+    Shown {
+        panel: "The pipeline itself: Lost",
+        series: &[RUNS, ("peerobserver_pipeline_lost{cause=\"full\",stage=\"ring_buffer\"}", LATE)],
+        sums: &[(95, 3.0), (110, 0.0)],
+    },
+    Shown {
+        panel: "The pipeline itself: Messages that could not be decoded",
+        series: &[RUNS, ("peerobserver_pipeline_decode_errors{message=\"tx\"}", LATE)],
+        sums: &[(100, 3.0), (200, 0.0)],
+    },
+    Shown {
+        panel: "The pipeline itself: RPC errors",
+        series: &[("rpcextractor_rpc_fetch_errors_total{rpc_method=\"uptime\"}", LATE)],
+        sums: &[(95, 3.0), (110, 0.0)],
+    },
+    Shown {
+        panel: "Who connects?: Rules broken",
+        series: &[RUNS, ("peerobserver_conn_misbehaving_reason{misbehavingmessage=\"x\"}", LATE)],
+        sums: &[(100, 3.0), (200, 0.0)],
+    },
+    // Once more after the metrics tool was started again; not because Prometheus was away for a while.
+    Shown {
+        panel: "Who connects?: Rules broken",
+        series: &[
+            ("peerobserver_runtime_start_timestamp", "1x49 _x50 6000x100 _x100 6000x200"),
+            ("peerobserver_conn_misbehaving_reason{misbehavingmessage=\"x\"}", "3x49 _x50 2x100 _x100 2x200"),
+        ],
+        sums: &[(100, 2.0), (130, 2.0), (310, 0.0), (340, 0.0)],
+    },
+    Shown {
+        panel: "Who connects?: Who broke them",
+        series: &[RUNS, ("peerobserver_conn_misbehaving{id=\"7\",misbehavingmessage=\"x\"}", LATE)],
+        sums: &[(100, 3.0), (1000, 3.0), (1600, 0.0)],
+    },
+    Shown {
+        panel: "Blocks and compact blocks: Blocks changed on their way",
+        series: &[RUNS, ("peerobserver_log_mutated_blocks{status=\"x\"}", LATE)],
+        sums: &[(100, 3.0), (200, 0.0)],
+    },
+    // Ten blocks a minute, of 5 ms each; first in the hour after a start.
+    Shown {
+        panel: "Blocks and compact blocks: Time to connect a block, last hour",
+        series: &[
+            ("peerobserver_validation_block_connected_latest_height", "0 900000x9 900010+10x200"),
+            ("peerobserver_validation_block_connected_connection_time", "0 5000x9 55000+50000x200"),
+        ],
+        sums: &[(5, 5000.0), (100, 5000.0)],
+    },
+];
+
+#[test]
+fn dashboards_show_what_is_counted_for_the_first_time() {
+    require!(need::prometheus());
+    let queries = dashboard_queries();
+    let mut tests = String::from("evaluation_interval: 1m\ntests:\n");
+    for shown in SHOWN {
+        let node = |series: &str| match series.split_once('{') {
+            Some((name, labels)) => format!("{name}{{host=\"alice\",instance=\"a\",{labels}"),
+            None => format!("{series}{{host=\"alice\",instance=\"a\"}}"),
+        };
+        writeln!(tests, "  - interval: 1m\n    input_series:").unwrap();
+        for (series, values) in shown.series {
+            writeln!(tests, "      - series: '{}'\n        values: '{values}'", node(series)).unwrap();
+        }
+        let of_panel: Vec<String> = queries
+            .iter()
+            .filter(|(panel, _)| panel == shown.panel)
+            .map(|(_, query)| format!("sum({})", query))
+            .collect();
+        assert!(!of_panel.is_empty(), "there is no {}", shown.panel);
+        writeln!(tests, "    promql_expr_test:").unwrap();
+        for (minute, sum) in shown.sums {
+            writeln!(tests, "      - expr: '{}'", of_panel.join(" or ")).unwrap();
+            writeln!(tests, "        eval_time: {minute}m").unwrap();
+            writeln!(tests, "        exp_samples: [{{labels: '{{}}', value: {sum}}}]").unwrap();
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dashboards.yml");
+    std::fs::write(&file, tests).unwrap();
+    test_rules(&file);
 }
 
 #[test]
@@ -91,7 +204,7 @@ struct Exporters {
     gossip: Publisher,
     /// Where a node listens, and where nobody does.
     gossiped: [SocketAddr; 2],
-    _node: FakeRpc,
+    node: FakeRpc,
     _listening: ListeningNode,
 }
 
@@ -190,7 +303,7 @@ impl Exporters {
             publishers,
             gossip: gossip.publisher(Source::Ebpf, "gossip"),
             gossiped: [listening.addr(), nobody],
-            _node: node,
+            node,
             _listening: listening,
         }
     }
@@ -202,6 +315,7 @@ impl Exporters {
             self.publishers.get_mut(&(source as i32)).unwrap().publish(&node, now_ns(), event);
         }
         self.ipc_node.next_tip(round);
+        self.node.behave("uptime", fake_rpc::Behaviour::Answer((60 + round).to_string()));
         self.gossip.publish(&node, now_ns(), everything::gossip(&self.gossiped));
         let mut log = std::fs::OpenOptions::new().append(true).open(&self.log).unwrap();
         log.write_all(everything::log_lines(round).as_bytes()).unwrap();

@@ -31,6 +31,10 @@ const CHOICE: (&str, &str) = ("$n", "host=~\"$host\",instance=~\"$instance\",nod
 const NODES: (&str, &str) = ("$by", "host, instance, node");
 /// The choice of hosts alone, for what is not of a node.
 const HOSTS: (&str, &str) = ("$hosts", "host=~\"$host\"");
+/// Stands for `increase(` where a series can begin with something counted, which Prometheus' own does not see; see [`with_first_values`].
+const INCREASE: &str = "$increase(";
+/// When the metrics tool was started, s.
+const START: &str = "peerobserver_runtime_start_timestamp";
 
 /// A dashboard's source.
 #[derive(Debug, Deserialize)]
@@ -86,6 +90,11 @@ pub(crate) fn files(root: &Path) -> Result<Files> {
             toml::from_str(&source).with_context(|| format!("reading {SOURCES}/{name}.toml"))?;
         for query in dashboard.panels.iter().flat_map(|panel| &panel.queries) {
             let found = metrics_of(query, &known);
+            if let Some(metric) = without_first_values(query, &found) {
+                bail!(
+                    "{SOURCES}/{name}.toml: series of {metric} begin late, write {INCREASE}...[...]): {query}"
+                );
+            }
             if found.is_empty() && !query.contains("anomaly:") && !query.contains("ALERTS") {
                 bail!("{SOURCES}/{name}.toml: no metric is in the query {query}");
             }
@@ -93,7 +102,7 @@ pub(crate) fn files(root: &Path) -> Result<Files> {
         }
         let uid = format!("peer-observer-{}", name.split_once('-').map_or(name.as_str(), |(_, rest)| rest));
         items.push(json!({ "type": "dashboard_by_uid", "value": uid, "title": dashboard.title }));
-        files.insert(format!("{GENERATED}/{name}.json"), pretty(&render(&dashboard, &uid, &known))?);
+        files.insert(format!("{GENERATED}/{name}.json"), pretty(&render(&dashboard, &uid, &known)?)?);
     }
     let missing: Vec<_> =
         known.iter().map(|metric| metric.name).filter(|name| !shown.contains(name)).collect();
@@ -132,16 +141,50 @@ fn metrics_of<'a>(query: &str, known: &'a [Description]) -> Vec<&'a Description>
     known.iter().filter(named).collect()
 }
 
-fn render(dashboard: &Dashboard, uid: &str, known: &[Description]) -> Value {
+/// A counter with labels whose increase is asked for in a way that misses first values: its series are there once something was counted.
+fn without_first_values<'a>(query: &str, found: &[&'a Description]) -> Option<&'a str> {
+    let mut counters = found.iter().filter(|metric| metric.kind == "counter" && !metric.labels.is_empty());
+    let plain = query.replace(INCREASE, "");
+    counters.find(|metric| plain.contains(&format!("increase({}{{", metric.name))).map(|metric| metric.name)
+}
+
+/// The query with `$increase(SERIES[WINDOW])` written out: a series that was not there a window ago counts as a whole, as for Prometheus it
+/// begins with its first value, which is no increase. It does not where Prometheus had not looked, but the metrics tool was running.
+fn with_first_values(query: &str) -> Result<String> {
+    let Some((before, rest)) = query.split_once(INCREASE) else { return Ok(query.to_owned()) };
+    let (series, rest) = rest.split_once('[').with_context(|| format!("no window in {query}"))?;
+    let (window, after) =
+        rest.split_once("])").with_context(|| format!("no end of the window in {query}"))?;
+    let unseen = format!("{START} < time() - {} unless {START} offset {window}", seconds(window)?);
+    Ok(format!(
+        "{before}({series} unless {series} offset {window} unless on (host, instance) ({unseen}) or increase({series}[{window}])){}",
+        with_first_values(after)?
+    ))
+}
+
+/// How many seconds a duration has as Prometheus writes it, with one unit.
+fn seconds(duration: &str) -> Result<u32> {
+    let (number, unit) = duration.split_at(duration.len().saturating_sub(1));
+    let unit = match unit {
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => bail!("{duration} is no number of minutes, hours or days"),
+    };
+    let number: u32 = number.parse().with_context(|| format!("reading {duration}"))?;
+    Ok(number * unit)
+}
+
+fn render(dashboard: &Dashboard, uid: &str, known: &[Description]) -> Result<Value> {
     let mut grid = Grid::default();
-    let panels: Vec<Value> = dashboard
+    let panels = dashboard
         .panels
         .iter()
         .enumerate()
         .map(|(i, panel)| render_panel(panel, i + 1, grid.place(panel.kind), known))
-        .collect();
+        .collect::<Result<Vec<Value>>>()?;
     let tags: Vec<&str> = [TAG].into_iter().chain(dashboard.tags.iter().map(String::as_str)).collect();
-    json!({
+    Ok(json!({
         "annotations": { "list": [{
             "name": "Alerts",
             "datasource": datasource(),
@@ -163,7 +206,7 @@ fn render(dashboard: &Dashboard, uid: &str, known: &[Description]) -> Value {
         "timezone": "utc",
         "title": dashboard.title,
         "uid": uid,
-    })
+    }))
 }
 
 fn datasource() -> Value {
@@ -219,7 +262,7 @@ impl Grid {
     }
 }
 
-fn render_panel(panel: &Panel, id: usize, place: Value, known: &[Description]) -> Value {
+fn render_panel(panel: &Panel, id: usize, place: Value, known: &[Description]) -> Result<Value> {
     let about = panel.about.clone().unwrap_or_else(|| {
         let mut words: Vec<&str> = Vec::new();
         for metric in panel.queries.iter().flat_map(|query| metrics_of(query, known)) {
@@ -229,8 +272,12 @@ fn render_panel(panel: &Panel, id: usize, place: Value, known: &[Description]) -
         }
         words.join("\n\n")
     });
-    let targets: Vec<Value> =
-        panel.queries.iter().zip('A'..='Z').map(|(query, id)| target(panel.kind, query, id)).collect();
+    let targets = panel
+        .queries
+        .iter()
+        .zip('A'..='Z')
+        .map(|(query, id)| target(panel.kind, query, id))
+        .collect::<Result<Vec<Value>>>()?;
     let (kind, options) = match panel.kind {
         Kind::Lines | Kind::Stacked => (
             "timeseries",
@@ -249,7 +296,7 @@ fn render_panel(panel: &Panel, id: usize, place: Value, known: &[Description]) -
         Kind::Lines => json!({ "fillOpacity": 0, "lineWidth": 1, "showPoints": "never", "spanNulls": false }),
         Kind::Stat | Kind::Table => json!({}),
     };
-    json!({
+    Ok(json!({
         "id": id,
         "type": kind,
         "title": panel.title,
@@ -259,13 +306,14 @@ fn render_panel(panel: &Panel, id: usize, place: Value, known: &[Description]) -
         "fieldConfig": { "defaults": { "unit": panel.unit, "custom": custom }, "overrides": [] },
         "options": options,
         "targets": targets,
-    })
+    }))
 }
 
-fn target(kind: Kind, query: &str, id: char) -> Value {
+fn target(kind: Kind, query: &str, id: char) -> Result<Value> {
     let (query, legend) = query.rsplit_once(" | ").unwrap_or((query, ""));
+    let query = with_first_values(query)?;
     let instant = kind == Kind::Table;
-    json!({
+    Ok(json!({
         "refId": id.to_string(),
         "datasource": datasource(),
         "expr": query.replace(HOSTS.0, HOSTS.1).replace(NODES.0, NODES.1).replace(CHOICE.0, CHOICE.1),
@@ -273,5 +321,42 @@ fn target(kind: Kind, query: &str, id: char) -> Value {
         "instant": instant,
         "range": !instant,
         "format": if instant { "table" } else { "time_series" },
-    })
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_increase_with_first_values_is_written_out() {
+        let query = with_first_values("sum by (x) ($increase(a{b=\"c\"}[1h])) / $increase(d[30m])").unwrap();
+        let unseen = |ago: &str, window: &str| {
+            format!(
+                "unless on (host, instance) (peerobserver_runtime_start_timestamp < time() - {ago} unless \
+                 peerobserver_runtime_start_timestamp offset {window})"
+            )
+        };
+        let first = format!(
+            "(a{{b=\"c\"}} unless a{{b=\"c\"}} offset 1h {} or increase(a{{b=\"c\"}}[1h]))",
+            unseen("3600", "1h")
+        );
+        let second = format!("(d unless d offset 30m {} or increase(d[30m]))", unseen("1800", "30m"));
+        assert_eq!(query, format!("sum by (x) ({first}) / {second}"));
+        assert_eq!(with_first_values("rate(a[5m])").unwrap(), "rate(a[5m])");
+        for odd in ["$increase(a)", "$increase(a[1h]", "$increase(a[1w])", "$increase(a[m])"] {
+            assert!(with_first_values(odd).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn an_increase_that_misses_first_values_is_refused() {
+        let metric = |kind, labels| Description { name: "a", kind, labels, help: "" };
+        let late = metric("counter", vec!["reason"]);
+        assert_eq!(without_first_values("sum(increase(a{x=\"y\"}[1h]))", &[&late]), Some("a"));
+        assert_eq!(without_first_values("$increase(a{x=\"y\"}[1h])", &[&late]), None);
+        assert_eq!(without_first_values("rate(a{x=\"y\"}[1h])", &[&late]), None);
+        let there = metric("counter", vec![]);
+        assert_eq!(without_first_values("increase(a{x=\"y\"}[1h])", &[&there]), None);
+    }
 }
