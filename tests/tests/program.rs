@@ -40,6 +40,7 @@ fn the_demo_shows_the_same_with_and_without_probes() {
     require!(need::root());
     let (log, through_probes) = demo(&[]);
     assert!(log.contains("through real probes"), "{log}");
+    assert!(log.contains("network=\"regtest\" datadir=/nonexistent"), "not a node of the user's: {log}");
     assert_eq!(through_probes, straight);
 }
 

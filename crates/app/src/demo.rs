@@ -193,7 +193,8 @@ impl DemoNode {
     fn start(speed: f64) -> Result<Self> {
         let program = std::env::current_exe().context("finding this program")?;
         let mut child = std::process::Command::new(program)
-            .args(["demo-node", "--speed", &speed.to_string()])
+            .args(["demo-node", "--speed", &speed.to_string(), "--"])
+            .args(demo_node::OPTIONS)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -20,7 +20,13 @@ pub(crate) struct Config {
     /// How fast: 1 is as it was recorded
     #[arg(long, default_value_t = 1.0)]
     speed: f64,
+    /// Options of a node, for who looks at its command line
+    #[arg(last = true)]
+    _node: Vec<String>,
 }
+
+/// The node that it plays: one without a data directory, and not what would be the user's own by default.
+pub(crate) const OPTIONS: [&str; 2] = ["-regtest", "-datadir=/nonexistent"];
 
 /// What the demo says when the node shall begin: the tour alone, or what follows it, too.
 pub(crate) const ONCE: &str = "once";
