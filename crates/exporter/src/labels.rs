@@ -4,8 +4,12 @@
 //! most frequent values and one row, `other`, for all the rest. What has no row is watched by a sketch of candidates
 //! (Misra and Gries, "Finding repeated elements", 1982: it never counts a value too high, and surely finds one that makes
 //! up more than 1/(candidates + 1) of what has no row). A candidate that became more frequent than the least frequent row takes its
-//! place: the old row's counts go to `other`, the new row starts at 0. So counters never go back while they are exported, and
-//! the sum over a family is exact at any time. A row that nobody uses any more goes the same way after a while ([`Table::expire`]).
+//! place, and starts at 0. A row that nobody uses any more goes after a while ([`Table::expire`]).
+//!
+//! Of a row that ends, `other` gets what was on no page yet ([`Table::mark_exported`]), and only that: what was exported under one
+//! value already would be counted twice by whoever asks for a rate, and an hour of 5,000 new events would be made of old ones. So
+//! `other` grows with events alone, counters never go back while they are exported, and sums of rates over a family are exact. The
+//! total that a row had goes with it.
 
 use std::collections::HashMap;
 
@@ -49,8 +53,16 @@ struct Row {
     weight: u64,
     /// How often it was seen since it has this row.
     hits: u64,
+    /// `hits` on the last page.
+    exported_hits: u64,
     /// The table's tick when it was last seen.
     seen: u32,
+}
+
+impl Row {
+    fn new(key: &str, weight: u64, tick: u32) -> Self {
+        Row { key: key.into(), weight, hits: 0, exported_hits: 0, seen: tick }
+    }
 }
 
 /// Rows of counters, one a label value.
@@ -62,6 +74,8 @@ pub struct Table {
     rows: Vec<Row>,
     /// `width` cells a row. A cell without a number was never used and is not exported.
     cells: Vec<Option<u64>>,
+    /// The numbers of `cells` on the last page, 0 for none.
+    exported: Vec<u64>,
     index: HashMap<Box<str>, usize>,
     /// The row of the last value: the next one is often the same.
     last: usize,
@@ -70,23 +84,31 @@ pub struct Table {
     floor: u64,
     /// Counts the calls of `expire`: a clock that costs nothing to read.
     tick: u32,
+    /// Rows do not expire.
+    is_lasting: bool,
 }
 
 impl Table {
     /// A table of at most `max_rows` values besides the pinned ones and `other`.
     pub fn new(max_rows: usize) -> Self {
-        let other = Row { key: OTHER.into(), weight: PINNED, hits: 0, seen: 0 };
         Self {
             max_rows: max_rows.max(1),
             width: 0,
-            rows: vec![other],
+            rows: vec![Row::new(OTHER, PINNED, 0)],
             cells: Vec::new(),
+            exported: Vec::new(),
             index: HashMap::from([(OTHER.into(), OTHER_ROW)]),
             last: OTHER_ROW,
             candidates: HashMap::new(),
             floor: 0,
             tick: 0,
+            is_lasting: false,
         }
+    }
+
+    /// A table whose rows do not expire: for few values, whose totals somebody may look for at any time.
+    pub fn lasting(max_rows: usize) -> Self {
+        Self { is_lasting: true, ..Self::new(max_rows) }
     }
 
     /// Keeps a row for this value whatever else comes. For values that are known to matter.
@@ -103,6 +125,7 @@ impl Table {
         let first = self.width;
         self.width += cells;
         self.cells = vec![None; self.rows.len() * self.width];
+        self.exported = vec![0; self.cells.len()];
         first
     }
 
@@ -140,15 +163,26 @@ impl Table {
         order.map(|row| (&*self.rows[row].key, &self.cells[row * self.width..(row + 1) * self.width]))
     }
 
-    /// How often a value was seen that is counted in `other` now.
+    /// How often a value was seen that was counted in `other`.
     pub fn folded(&self) -> u64 {
         self.rows[OTHER_ROW].hits
     }
 
+    /// Remembers that everything is on a page as it is now.
+    pub fn mark_exported(&mut self) {
+        for (exported, cell) in self.exported.iter_mut().zip(&self.cells) {
+            *exported = cell.unwrap_or(0);
+        }
+        for row in &mut self.rows {
+            row.exported_hits = row.hits;
+        }
+    }
+
     fn push(&mut self, value: &str, weight: u64) -> usize {
         let row = self.rows.len();
-        self.rows.push(Row { key: value.into(), weight, hits: 0, seen: self.tick });
+        self.rows.push(Row::new(value, weight, self.tick));
         self.cells.resize(self.rows.len() * self.width, None);
+        self.exported.resize(self.cells.len(), 0);
         self.index.insert(value.into(), row);
         row
     }
@@ -192,8 +226,11 @@ impl Table {
         0
     }
 
-    /// Ends a tick, and the rows that were not seen for `idle` ticks: their counts go to `other`. Pinned rows stay.
+    /// Ends a tick, and the rows that were not seen for `idle` ticks. Pinned rows stay.
     pub fn expire(&mut self, idle: u32) {
+        if self.is_lasting {
+            return;
+        }
         self.tick = self.tick.wrapping_add(1);
         let mut row = OTHER_ROW + 1;
         while row < self.rows.len() {
@@ -216,6 +253,8 @@ impl Table {
         let from = last * self.width;
         self.cells.copy_within(from..from + self.width, row * self.width);
         self.cells.truncate(from);
+        self.exported.copy_within(from..from + self.width, row * self.width);
+        self.exported.truncate(from);
         let old = self.rows.swap_remove(row);
         self.index.remove(&old.key);
         if let Some(moved) = self.rows.get(row) {
@@ -223,20 +262,24 @@ impl Table {
         }
     }
 
-    /// Moves the counts of a row to `other`.
+    /// Ends the counts of a row: `other` gets what nobody saw under the row's value.
     fn fold(&mut self, row: usize) {
         for cell in 0..self.width {
-            if let Some(amount) = self.cells[row * self.width + cell].take() {
-                self.add(OTHER_ROW, cell, amount);
+            let at = row * self.width + cell;
+            let unseen = self.cells[at].take().unwrap_or(0).saturating_sub(self.exported[at]);
+            self.exported[at] = 0;
+            if unseen > 0 {
+                self.add(OTHER_ROW, cell, unseen);
             }
         }
-        let hits = self.rows[row].hits;
-        self.rows[OTHER_ROW].hits = self.rows[OTHER_ROW].hits.saturating_add(hits);
+        let Row { hits, exported_hits, .. } = self.rows[row];
+        let other = &mut self.rows[OTHER_ROW];
+        other.hits = other.hits.saturating_add(hits.saturating_sub(exported_hits));
     }
 
     fn replace(&mut self, row: usize, value: &str, seen: u64) {
         self.fold(row);
-        let new = Row { key: value.into(), weight: seen, hits: 0, seen: self.tick };
+        let new = Row::new(value, seen, self.tick);
         let old = std::mem::replace(&mut self.rows[row], new);
         self.index.remove(&old.key);
         self.index.insert(value.into(), row);
@@ -333,22 +376,93 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_is_not_used_any_more_goes_and_its_counts_stay_in_the_sum() {
+    fn a_row_that_is_not_used_any_more_goes_and_other_does_not_jump() {
         let mut t = Table::new(3);
         t.pin("ping");
         t.widen(1);
         for value in ["a", "b", "b", "c", "ping"] {
             see(&mut t, value);
         }
+        t.mark_exported();
         t.expire(1);
         see(&mut t, "c");
         t.expire(1);
-        assert_eq!(counts(&t), HashMap::from([("ping", 1), ("c", 2), (OTHER, 3)]));
-        assert_eq!(t.folded(), 3);
-        for value in ["a", "c"] {
+        assert_eq!(counts(&t), HashMap::from([("ping", 1), ("c", 2)]), "no series is new");
+        assert_eq!(t.folded(), 0);
+        for value in ["a", "c", "x", "y"] {
             see(&mut t, value);
         }
-        assert_eq!(counts(&t), HashMap::from([("ping", 1), ("a", 1), ("c", 3), (OTHER, 3)]));
+        let with_other = HashMap::from([("ping", 1), ("a", 1), ("c", 3), ("x", 1), (OTHER, 1)]);
+        assert_eq!(counts(&t), with_other, "a value that comes back starts again");
+        t.mark_exported();
+        t.expire(0);
+        assert_eq!(counts(&t), HashMap::from([("ping", 1), (OTHER, 1)]), "no series jumps");
+        assert_eq!(t.folded(), 1);
+    }
+
+    #[test]
+    fn rows_of_a_lasting_table_do_not_expire() {
+        let mut t = Table::lasting(3);
+        t.widen(1);
+        see(&mut t, "a");
+        t.expire(0);
+        t.expire(0);
+        assert_eq!(counts(&t), HashMap::from([("a", 1)]));
+    }
+
+    #[test]
+    fn of_a_row_that_ends_other_gets_what_was_on_no_page() {
+        let mut t = Table::new(1);
+        t.widen(3);
+        let row = t.row("never exported");
+        t.add(row, 0, 5);
+        t.add(row, 1, 0);
+        t.expire(0);
+        let other = |t: &Table| t.rows().last().map(|(_, cells)| cells.to_vec());
+        assert_eq!(other(&t), Some(vec![Some(5), None, None]), "and no series that says 0");
+        let row = t.row("exported in part");
+        t.add(row, 0, 7);
+        t.mark_exported();
+        let row = t.row("exported in part");
+        t.add(row, 0, 2);
+        t.add(row, 2, 1);
+        t.expire(0);
+        assert_eq!(other(&t), Some(vec![Some(7), None, Some(1)]));
+        assert_eq!(t.folded(), 2);
+    }
+
+    /// What `sum(increase())` over all series finds, by what was scraped at one time and at the next.
+    fn increase(before: &HashMap<String, u64>, after: &HashMap<String, u64>) -> u64 {
+        let grown = |(key, now): (&String, &u64)| {
+            let before = before.get(key).copied().unwrap_or(0);
+            // A counter that went back began anew.
+            if before > *now { *now } else { now - before }
+        };
+        after.iter().map(grown).sum()
+    }
+
+    #[test]
+    fn rates_stay_exact_while_rows_are_replaced_and_expire() {
+        let mut t = table(20);
+        let mut scraped = HashMap::new();
+        // Values come in waves, so that rows are replaced while they are in use, and expire.
+        for wave in 0..30_u32 {
+            for scrape in 0..10 {
+                for i in 0..100_u32 {
+                    see(&mut t, &format!("of wave {wave}: {}", i % 5));
+                    see(&mut t, &format!("once: {wave} {scrape} {i}"));
+                }
+                let page = counts(&t).into_iter().map(|(key, n)| (key.to_owned(), n)).collect();
+                t.mark_exported();
+                assert_eq!(increase(&scraped, &page), 200, "wave {wave}, scrape {scrape}");
+                scraped = page;
+            }
+            if wave % 3 == 0 {
+                t.expire(1);
+            }
+        }
+        let late = scraped.keys().filter(|key| key.starts_with("of wave 2")).count();
+        assert!(late > 10, "frequent values take the rows of others: {late}");
     }
 
     #[test]

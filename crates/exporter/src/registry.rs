@@ -322,6 +322,15 @@ impl Registry {
         for value in pinned {
             table.pin(value);
         }
+        self.add_table(table)
+    }
+
+    /// Makes a table whose rows do not expire.
+    pub fn lasting_table(&mut self) -> TableId {
+        self.add_table(Table::lasting(self.max_values))
+    }
+
+    fn add_table(&mut self, table: Table) -> TableId {
         self.tables.push(table);
         TableId(self.tables.len() - 1)
     }
@@ -403,7 +412,13 @@ impl Registry {
         self.snapshots[snapshot.0].values.remove(key);
     }
 
-    /// Ends a tick: what was not seen for `idle` of them vanishes from the output, but counts go on in the series `other`.
+    /// Says that a page was made of everything as it is now. To be called after each that is served: what was on none yet goes to the
+    /// series `other` when its own ends.
+    pub fn mark_exported(&mut self) {
+        self.tables.iter_mut().for_each(Table::mark_exported);
+    }
+
+    /// Ends a tick: what was not seen for `idle` of them vanishes from the output.
     pub fn expire(&mut self, idle: u32) {
         for table in &mut self.tables {
             table.expire(idle);

@@ -220,8 +220,10 @@ impl Metrics {
     }
 
     /// All of them, as Prometheus reads them.
-    pub(super) fn render(&self) -> String {
-        render::render(&self.registry)
+    pub(super) fn render(&mut self) -> String {
+        let page = render::render(&self.registry);
+        self.registry.mark_exported();
+        page
     }
 }
 

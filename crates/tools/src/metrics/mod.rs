@@ -372,8 +372,8 @@ impl Metrics {
         self.nodes.expire(idle);
     }
 
-    /// The metrics as text.
-    pub fn render(&self, format: Format) -> String {
+    /// The metrics as text, for somebody who reads it: what is on no page yet counts as `other` when its series ends.
+    pub fn render(&mut self, format: Format) -> String {
         let shared = [Part { node: None, registry: &self.registry }];
         let named = self.nodes.index.is_some();
         let nodes: Vec<Part<'_>> = self
@@ -382,7 +382,10 @@ impl Metrics {
             .iter()
             .map(|node| Part { node: named.then_some(&*node.name), registry: &node.registry })
             .collect();
-        render::render_groups(&[&shared, &nodes], format)
+        let page = render::render_groups(&[&shared, &nodes], format);
+        self.registry.mark_exported();
+        self.nodes.all.iter_mut().for_each(|node| node.registry.mark_exported());
+        page
     }
 
     /// What every metric is, those of nodes first.

@@ -50,6 +50,56 @@ fn a_flood_of_nodes_shares_what_is_left() {
     expect(&counted, &[("conn_inbound{node=\"other\"}", 744.0), ("conn_inbound{node=\"node 0\"}", 1.0)]);
 }
 
+/// What an alert sums up over all series of a family: a series that was not there before counts as a whole, and one that went back began
+/// anew.
+fn new_since(before: &Samples, now: &Samples, name: &str) -> f64 {
+    let of_family = now.iter().filter(|(series, _)| series.split('{').next() == Some(name));
+    of_family
+        .map(|(series, value)| {
+            let before = before.get(series).copied().unwrap_or(0.0);
+            if before > *value { *value } else { value - before }
+        })
+        .sum()
+}
+
+#[test]
+fn series_that_end_make_no_news() {
+    let misbehaves = |i| {
+        let event = MisbehavingConnection { id: i, message: format!("broke rule {i}") };
+        connection(connection_event::Event::Misbehaving(event))
+    };
+    let lost = |cause: &str, count| {
+        let loss = Loss { stage: Stage::Publish as i32, count, cause: cause.into(), ..Loss::default() };
+        delivery(PeerObserverEvent::Loss(loss), 0)
+    };
+    let (reason, losses) = ("peerobserver_conn_misbehaving_reason", "peerobserver_pipeline_lost");
+    let mut metrics = Metrics::new(&Config { max_label_values: 20, ..Config::default() }).unwrap();
+    let mut scrape = |events: &[Delivery], hours| {
+        metrics.observe_batch(events);
+        (0..hours).for_each(|_| metrics.expire(24));
+        samples(&metrics.render(Format::Text))
+    };
+    let mut yesterday: Vec<_> = (0..12).map(misbehaves).collect();
+    yesterday.push(lost("full", 5000));
+    let yesterday = scrape(&yesterday, 0);
+    assert_eq!((sum(&yesterday, reason), sum(&yesterday, losses)), (12.0, 5000.0));
+
+    let quiet = scrape(&[], 25);
+    assert_eq!((new_since(&yesterday, &quiet, reason), new_since(&yesterday, &quiet, losses)), (0.0, 0.0));
+    assert_eq!(sum(&quiet, reason), 0.0, "the series are gone");
+    assert_eq!(sum(&quiet, losses), 5000.0, "what was lost stays told");
+
+    let again = scrape(&[misbehaves(3), lost("full", 1), lost("gap", 2)], 0);
+    assert_eq!((new_since(&quiet, &again, reason), new_since(&quiet, &again, losses)), (1.0, 3.0));
+
+    // More rules than series: those that were broken once make room for those that are broken twice.
+    let many = scrape(&(100..200).chain(150..200).map(misbehaves).collect::<Vec<_>>(), 0);
+    assert_eq!(new_since(&again, &many, reason), 150.0);
+    let other = |samples: &Samples| samples[&format!("{reason}{{misbehavingmessage=\"other\"}}")];
+    let quiet = scrape(&[], 25);
+    assert_eq!((new_since(&many, &quiet, reason), other(&quiet)), (0.0, other(&many)));
+}
+
 #[test]
 fn what_is_not_seen_any_more_is_exported_no_more() {
     let config = Config { node_label: true, ..Config::default() };
@@ -57,6 +107,7 @@ fn what_is_not_seen_any_more_is_exported_no_more() {
     metrics.observe(&of("alice", version("192.0.2.1:1", true, "/old/")));
     metrics.observe(&of("gone", opened()));
     metrics.observe(&of("alice", rpc::peers(vec![rpc::peer("192.0.2.1:1", true)])));
+    metrics.render(Format::Text);
     for _ in 0..3 {
         metrics.expire(2);
         metrics.observe(&of("alice", version("192.0.2.1:1", true, "/new/")));
@@ -66,7 +117,7 @@ fn what_is_not_seen_any_more_is_exported_no_more() {
         &[
             ("p2p_version_useragent{node=\"alice\",useragent=\"/old/\"}", -1.0),
             ("p2p_version_useragent{node=\"alice\",useragent=\"/new/\"}", 3.0),
-            ("p2p_version_useragent{node=\"alice\",useragent=\"other\"}", 1.0),
+            ("p2p_version_useragent{node=\"alice\",useragent=\"other\"}", -1.0),
             (
                 "p2p_message_count{node=\"alice\",message=\"version\",connection_type=\"1\",direction=\"inbound\"}",
                 4.0,
