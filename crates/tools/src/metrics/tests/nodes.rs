@@ -170,39 +170,6 @@ fn peers_are_counted_by_their_system_where_there_is_a_map() {
     }
 }
 
-#[test]
-fn a_name_is_among_the_names_that_tests_expect() {
-    // A line of a test, as text: the only list that cannot claim what is not tested.
-    let tests = [
-        include_str!("mod.rs"),
-        include_str!("reference.rs"),
-        include_str!("rpc.rs"),
-        include_str!("lines.rs"),
-        include_str!("nodes.rs"),
-    ]
-    .concat();
-    let short = |name: &str| name.trim_start_matches("peerobserver_").to_owned();
-    // Parts of names that tests put in.
-    let put_in = [
-        ("{kind}", "addr"),
-        ("{kind}", "addrv2"),
-        ("{name}", "rpc_getrawaddrman"),
-        ("p2p_address_", "p2p_address_selfannouncements{ p2p_address_subnetannouncements{"),
-        ("invs_{kind}", "invs_homogeneous"),
-        ("invs_{kind}", "invs_heterogeneous"),
-        ("reconstruction_{metric}", "reconstruction_count"),
-        ("reconstruction_{metric}", "reconstruction_time"),
-    ];
-    let tests: String = put_in.iter().map(|(from, to)| tests.replace(from, to)).collect();
-    let mentioned = |name: &str| {
-        let ends = ["\"", "{", "_bucket", "_sum", "_count"];
-        ends.iter().any(|end| tests.contains(&format!("{}{end}", short(name))))
-    };
-    let names = include_str!("names.txt").lines().filter(|line| !line.starts_with('#'));
-    let untested: Vec<_> = names.filter(|name| !mentioned(name)).collect();
-    assert!(untested.is_empty(), "{untested:#?}");
-}
-
 /// Memory of this process, bytes.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
