@@ -12,6 +12,7 @@ pub mod connectivity;
 pub mod known;
 pub mod logger;
 pub mod metrics;
+mod onion;
 #[cfg(test)]
 mod tour;
 pub mod web;

@@ -68,7 +68,8 @@ pub mod address {
         /// Onion service of version 2, with `.onion`. Tor has not served them since 2021.
         #[prost(string, tag = "4")]
         Torv2(::prost::alloc::string::String),
-        /// Onion service of version 3, with `.onion`.
+        /// Onion service of version 3: its public key in base32 (52 characters), with `.onion`. The name of the service, which Bitcoin Core
+        /// writes, has a checksum and the version besides (56 characters), so the last character of the key differs there.
         #[prost(string, tag = "5")]
         Torv3(::prost::alloc::string::String),
         /// I2P destination, with `.b32.i2p`.

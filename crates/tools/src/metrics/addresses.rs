@@ -8,6 +8,7 @@ use peer_observer_events::proto::bitcoin_primitives::address::Address;
 use peer_observer_exporter::registry::{Column, CounterVec, Edges, HistogramVec, Label, Registry, TableId};
 
 use super::net_msg::DIRECTION;
+use crate::onion::onion_name;
 
 /// Networks of addresses, as the schema names them.
 pub(crate) const NETWORK: Label =
@@ -185,7 +186,7 @@ impl Addresses {
         let (network, text) = network_index(address);
         // Core cannot have connected over a network that it does not know.
         let Some(text) = text else { return };
-        if text == sender.ip {
+        if text == sender.ip || is_service(address, sender.ip) {
             r.inc(self.self_announcements.at2(network, sender.direction));
             return;
         }
@@ -262,6 +263,17 @@ impl Relayed {
             services_values,
         }
     }
+}
+
+/// Characters of an onion service's name that are of its public key alone.
+const ONION_KEY: usize = 51;
+
+/// The address is that of the onion service with this name. Gossip has the key of the name alone.
+fn is_service(address: &Address, name: &str) -> bool {
+    let Address::Torv3(key) = address else { return false };
+    // The checksum is worth its time for the right one only: a message can have 1,000 addresses.
+    name.get(..ONION_KEY).is_some_and(|begin| key.starts_with(begin))
+        && onion_name(key).is_some_and(|known| known == name)
 }
 
 /// The position in [`NETWORK`] of an address, and its text, if it has one.

@@ -243,6 +243,32 @@ fn announcements_of_oneself_and_of_ones_subnet_are_told_apart() {
 }
 
 #[test]
+fn an_onion_service_that_tells_of_itself_is_told_by_its_key() {
+    // Of the Tor project's own; the key is what addrv2 has (BIP 155).
+    let name = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
+    let key = crate::onion::from_base32(name.trim_end_matches(".onion"), 35).unwrap();
+    let decoded = |key: &[u8]| {
+        let payload = [&[1, 0, 0, 0, 0, 1, 4, 32][..], key, &8333_u16.to_be_bytes()].concat();
+        let msg = peer_observer_events::decode::decode("addrv2", payload.into()).msg;
+        assert!(
+            matches!(&msg, Msg::Addrv2(addrv2)
+                if matches!(&addrv2.addresses[0].address, Some(Net::Torv3(text)) if text.len() == 52 + ".onion".len())),
+            "{msg:?}"
+        );
+        msg
+    };
+    let mut other = key[..32].to_vec();
+    other[31] ^= 1;
+    let counted = after(&[
+        message(&format!("{name}:8333"), true, "addrv2", decoded(&key[..32])),
+        message(&format!("{name}:8333"), true, "addrv2", decoded(&other)),
+        message("abc.onion:8333", true, "addrv2", decoded(&key[..32])),
+        message("192.0.2.1:8333", true, "addrv2", decoded(&key[..32])),
+    ]);
+    expect(&counted, &[("p2p_address_selfannouncements{network=\"TorV3\",direction=\"inbound\"}", 1.0)]);
+}
+
+#[test]
 fn pings_are_counted_by_the_width_of_their_nonce_and_only_inbound() {
     let ping = |inbound, value| message("192.0.2.1:1", inbound, "ping", Msg::Ping(Ping { value }));
     let values = [0, 1, 0xff, 0x100, 0xffff, 0x1_0000, 0xffff_ffff, 0x1_0000_0000, u64::MAX];
