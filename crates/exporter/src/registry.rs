@@ -188,6 +188,8 @@ pub struct Registry {
     pub(crate) snapshots: Vec<SnapshotState>,
     pub(crate) histograms: Vec<HistogramState>,
     pub(crate) tables: Vec<Table>,
+    /// How often a value found no place outside of the tables and snapshots, by what it is a value of.
+    pub(crate) folded: BTreeMap<&'static str, u64>,
 }
 
 /// Most labels of known values that a family can have.
@@ -218,6 +220,7 @@ impl Registry {
             snapshots: Vec::new(),
             histograms: Vec::new(),
             tables: Vec::new(),
+            folded: BTreeMap::new(),
         }
     }
 
@@ -429,6 +432,12 @@ impl Registry {
                 state.values.clear();
             }
         }
+    }
+
+    /// Counts that the user of the registry itself counts a value as `other`: `of` stands where others have the name of the metric.
+    pub fn count_folded(&mut self, of: &'static str) {
+        let folded = self.folded.entry(of).or_default();
+        *folded = folded.saturating_add(1);
     }
 
     /// Makes a histogram appear in the output before anything is observed.

@@ -163,6 +163,9 @@ fn render_folded<'a>(out: &mut String, parts: impl Iterator<Item = &'a Part<'a>>
                 page.sample(Kind::Counter, "", &[("metric", bounded.name)], folded);
             }
         }
+        for (of, folded) in &part.registry.folded {
+            page.sample(Kind::Counter, "", &[("metric", of)], folded);
+        }
     }
 }
 

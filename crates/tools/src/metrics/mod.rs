@@ -55,6 +55,8 @@ const BATCH: usize = 1024;
 const TICK: Duration = Duration::from_secs(3600);
 /// Nodes that have metrics of their own with `--node-label`; more are counted together as `other`.
 const MAX_NODES: usize = 256;
+/// Stands for all metrics of nodes where it is counted how often a label value was `other`.
+const FOLDED_NODES: &str = "node";
 
 /// Settings of the metrics tool.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
@@ -281,6 +283,7 @@ struct Nodes {
     max_label_values: usize,
     /// Name for the node of events that do not say which it is.
     default_name: String,
+    told_of_others: bool,
 }
 
 impl Nodes {
@@ -293,16 +296,25 @@ impl Nodes {
             last: 0,
             max_label_values: config.max_label_values,
             default_name: config.node.clone(),
+            told_of_others: false,
         }
     }
 
-    /// The node that an event is of.
-    fn of(&mut self, delivery: &Delivery) -> &mut node::Node {
+    /// The node that an event is of. One that has no metrics of its own is counted in `shared`.
+    fn of(&mut self, shared: &mut registry::Registry, delivery: &Delivery) -> &mut node::Node {
         let Some(index) = &mut self.index else { return &mut self.all[0] };
         let name = delivery.event.origin.as_ref().map_or(self.default_name.as_str(), |origin| &origin.node);
         let mut name = bounded(name);
         if self.all.get(self.last).is_none_or(|last| *last.name != *name) {
             if index.len() >= MAX_NODES && !index.contains_key(name) {
+                shared.count_folded(FOLDED_NODES);
+                if !self.told_of_others {
+                    self.told_of_others = true;
+                    tracing::warn!(
+                        node = name,
+                        "more than {MAX_NODES} nodes: further ones are counted together, as {OTHER}"
+                    );
+                }
                 name = OTHER;
             }
             self.last = *index.entry(name.into()).or_insert_with(|| {
@@ -411,6 +423,6 @@ impl Metrics {
             Some(PeerObserverEvent::Incident(_)) | None => return,
             _ => {}
         }
-        self.nodes.of(delivery).observe(&self.known, delivery);
+        self.nodes.of(r, delivery).observe(&self.known, delivery);
     }
 }

@@ -47,7 +47,20 @@ fn a_flood_of_nodes_shares_what_is_left() {
     }
     let counted = samples(&metrics.render(Format::Text));
     assert_eq!(sum(&counted, "peerobserver_conn_inbound"), 1000.0);
-    expect(&counted, &[("conn_inbound{node=\"other\"}", 744.0), ("conn_inbound{node=\"node 0\"}", 1.0)]);
+    expect(
+        &counted,
+        &[
+            ("conn_inbound{node=\"other\"}", 744.0),
+            ("conn_inbound{node=\"node 0\"}", 1.0),
+            ("observer_label_values_folded{metric=\"node\"}", 744.0),
+        ],
+    );
+    assert!(metrics.nodes.told_of_others);
+    metrics.observe(&of("node 7", opened()));
+    expect(
+        &samples(&metrics.render(Format::Text)),
+        &[("conn_inbound{node=\"node 7\"}", 2.0), ("observer_label_values_folded{metric=\"node\"}", 744.0)],
+    );
 }
 
 /// What an alert sums up over all series of a family: a series that was not there before counts as a whole, and one that went back began
