@@ -40,6 +40,9 @@ const DURATION: Edges = Edges {
     divisor: 1_000_000_000,
 };
 
+/// Minutes after which series of a source that told of nothing are no longer exported: a day.
+pub(super) const STALE_MINUTES: u32 = 24 * 60;
+
 /// How much of the gossip was real until now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Sum {
@@ -226,6 +229,11 @@ impl Metrics {
         page
     }
 }
+
+    /// A minute is over: lets go what is stale.
+    pub(super) fn minute(&mut self) {
+        self.registry.expire(STALE_MINUTES);
+    }
 
 #[cfg(test)]
 mod tests {

@@ -38,7 +38,7 @@ use peer_observer_exporter::registry::Description;
 use peer_observer_exporter::server;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::known::lists::TOR_EXIT;
@@ -56,9 +56,10 @@ pub use output::Error as OutputError;
 
 /// Events that are looked at before anything else is.
 const BATCH: usize = 256;
-/// How often it is said how much of the gossip was real, and the list of exits is looked at.
+/// How often it is said how much of the gossip was real, and looked for what is stale or has changed.
 const MINUTE: Duration = Duration::from_secs(60);
-
+/// Time that the thread which writes files has to take the last results.
+const LAST_WRITE: Duration = Duration::from_secs(1);
 /// Time that the proxy has to answer the doctor.
 const REACH: Duration = Duration::from_secs(2);
 
@@ -188,26 +189,11 @@ pub async fn run(config: Config, subscriber: Subscriber, stop: CancellationToken
 async fn run_at(
     listener: TcpListener,
     config: Config,
-    mut subscriber: Subscriber,
+    subscriber: Subscriber,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     tracing::warn!("dialing addresses of the network: going to {}", config.intention());
-    let lists = exits(config.tor_exit_list.as_deref());
-    let mut watch = Watch::new(lists.clone());
-    let mut check = Check {
-        plan: Plan::new(&config),
-        known: Known::read(&lists)?,
-        output: Output::start(&config, now_s())?,
-        metrics: Arc::new(Mutex::new(Metrics::new(config.max_label_values))),
-        tries: JoinSet::new(),
-        rows: Vec::new(),
-        stats: subscriber.stats(),
-        has_ipv6: config.allow_local || target::has_ipv6(),
-        config: Arc::new(config),
-    };
-    if !check.has_ipv6 {
-        tracing::warn!("this machine has no way into IPv6: those addresses are not tried");
-    }
+    let check = Check::new(config, subscriber.stats())?;
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "serving metrics");
     }
@@ -215,55 +201,12 @@ async fn run_at(
     // The server ends with the events, too.
     let server_stop = stop.child_token();
     let server = tokio::spawn(server::serve(listener, move || locked(&page).render(), server_stop.clone()));
-
-    let mut minutes = interval(MINUTE);
-    minutes.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    minutes.tick().await;
-    let mut batch: Vec<Delivery> = Vec::with_capacity(BATCH);
-    loop {
-        let next = check.begin_tries();
-        let rows = std::mem::take(&mut check.rows);
-        if !rows.is_empty() {
-            let written = tokio::select! {
-                () = stop.cancelled() => break,
-                written = check.output.write(rows) => written,
-            };
-            if !written {
-                break;
-            }
-        }
-        let wake = next.unwrap_or_else(|| Instant::now() + MINUTE);
-        tokio::select! {
-            () = stop.cancelled() => break,
-            received = subscriber.recv_many(&mut batch, BATCH) => {
-                if received == 0 {
-                    break;
-                }
-                for delivery in batch.drain(..) {
-                    check.observe(&delivery);
-                }
-            }
-            Some(ended) = check.tries.join_next() => check.end_try(ended),
-            () = sleep_until(wake.into()), if next.is_some() => {}
-            _ = minutes.tick() => {
-                check.tell();
-                check.output.tick();
-                match watch.read_if_changed() {
-                    Ok(None) => {}
-                    Ok(Some(known)) => check.known = known,
-                    Err(error) => tracing::warn!(%error, "the list of exits stays as it was"),
-                }
-            }
-        }
-    }
+    let finished = check.run(subscriber, &stop).await;
     server_stop.cancel();
-    check.tell();
-    check.tries.abort_all();
-    let finished = check.output.finish().await;
     if let Err(error) = server.await {
         tracing::error!(%error, "metrics server failed");
     }
-    Ok(finished?)
+    finished
 }
 
 /// The file of exits.
@@ -296,6 +239,88 @@ struct Check {
 }
 
 impl Check {
+    /// Opens the files, and dials nobody yet.
+    fn new(config: Config, stats: Arc<SubscriberStats>) -> Result<Self, Error> {
+        let has_ipv6 = config.allow_local || target::has_ipv6();
+        if !has_ipv6 {
+            tracing::warn!("this machine has no way into IPv6: those addresses are not tried");
+        }
+        Ok(Check {
+            plan: Plan::new(&config),
+            known: Known::read(&exits(config.tor_exit_list.as_deref()))?,
+            output: Output::start(&config, now_s())?,
+            metrics: Arc::new(Mutex::new(Metrics::new(config.max_label_values))),
+            tries: JoinSet::new(),
+            rows: Vec::new(),
+            stats,
+            has_ipv6,
+            config: Arc::new(config),
+        })
+    }
+
+    /// Tries addresses until `stop`, until the bus ends, or until results cannot be written.
+    async fn run(mut self, mut subscriber: Subscriber, stop: &CancellationToken) -> Result<(), Error> {
+        let mut watch = Watch::new(exits(self.config.tor_exit_list.as_deref()));
+        let mut minutes = interval(MINUTE);
+        minutes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        minutes.tick().await;
+        let mut batch: Vec<Delivery> = Vec::with_capacity(BATCH);
+        loop {
+            let next = self.begin_tries();
+            if !self.rows.is_empty() {
+                let is_written = tokio::select! {
+                    () = stop.cancelled() => break,
+                    is_written = self.output.write(&mut self.rows) => is_written,
+                };
+                if !is_written {
+                    break;
+                }
+            }
+            let wake = next.unwrap_or_else(|| Instant::now() + MINUTE);
+            tokio::select! {
+                () = stop.cancelled() => break,
+                received = subscriber.recv_many(&mut batch, BATCH) => {
+                    if received == 0 {
+                        break;
+                    }
+                    for delivery in batch.drain(..) {
+                        self.observe(&delivery);
+                    }
+                }
+                Some(ended) = self.tries.join_next() => self.end_try(ended),
+                () = sleep_until(wake.into()), if next.is_some() => {}
+                _ = minutes.tick() => self.minute(&mut watch),
+            }
+        }
+        self.tell();
+        self.tries.abort_all();
+        self.write_rest().await;
+        Ok(self.output.finish().await?)
+    }
+
+    /// What is done once in a minute.
+    fn minute(&mut self, watch: &mut Watch) {
+        self.tell();
+        self.output.tick();
+        locked(&self.metrics).minute();
+        match watch.read_if_changed() {
+            Ok(None) => {}
+            Ok(Some(known)) => self.known = known,
+            Err(error) => tracing::warn!(%error, "the list of exits stays as it was"),
+        }
+    }
+
+    /// Hands over the rows that are left at the end: they are counted, so they are to be in the files.
+    async fn write_rest(&mut self) {
+        if self.rows.is_empty() {
+            return;
+        }
+        let rows = self.rows.len();
+        if timeout(LAST_WRITE, self.output.write(&mut self.rows)).await.is_err() {
+            tracing::error!(rows, "the disk does not follow: the last results are in no file");
+        }
+    }
+
     /// Takes the addresses of an event.
     fn observe(&mut self, delivery: &Delivery) {
         match gossip::heard(delivery, &self.known) {

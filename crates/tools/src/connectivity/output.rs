@@ -88,12 +88,13 @@ impl Output {
         self.rows.is_some()
     }
 
-    /// Hands rows over; waits while the disk does not follow. False when the thread has failed: `finish` says why.
-    pub(super) async fn write(&self, rows: Vec<Row>) -> bool {
-        match &self.rows {
-            Some(sender) => sender.send(rows).await.is_ok(),
-            None => true,
-        }
+    /// Hands rows over; waits while the disk does not follow, and whoever does not wait for the end keeps them. False when the thread has
+    /// failed: `finish` says why.
+    pub(super) async fn write(&self, rows: &mut Vec<Row>) -> bool {
+        let Some(sender) = &self.rows else { return true };
+        let Ok(place) = sender.reserve().await else { return false };
+        place.send(std::mem::take(rows));
+        true
     }
 
     /// Has what is due by now written, also when no rows come any more. Nothing is lost when the thread is busy.
@@ -380,7 +381,7 @@ mod tests {
             ..Config::default()
         };
         let output = Output::start(&config, 17).unwrap();
-        assert!(output.write(rows(3)).await);
+        assert!(output.write(&mut rows(3)).await);
         let csv = || std::fs::read_to_string(dirs[0].join("addr-connectivity-17.csv")).unwrap();
         let deadline = Instant::now() + Duration::from_secs(30);
         while csv().lines().count() < 4 {

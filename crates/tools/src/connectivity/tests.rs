@@ -268,6 +268,68 @@ async fn one_connection_answers_all_who_tell_of_an_address() {
     assert_eq!(text.matches(&answered).count(), 1, "{text}");
 }
 
+#[tokio::test]
+async fn results_that_are_counted_when_it_is_stopped_are_in_the_file() {
+    let gone = ListeningNode::local(Behaviour::Hangs).unwrap().stop();
+    let mut most = 0;
+    // What it does last before it sees the stop is left to chance.
+    for _ in 0..40 {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { csv_dir: Some(dir.path().into()), ..local() };
+        let bus = Bus::in_process();
+        let subscriber = bus.subscriber("connectivity", &subjects(&config), Limits::default());
+        let stop = CancellationToken::new();
+        let check = Check::new(config, subscriber.stats()).unwrap();
+        let metrics = check.metrics.clone();
+        let tool = tokio::spawn({
+            let stop = stop.clone();
+            async move { check.run(subscriber, &stop).await }
+        });
+        let mut publisher = bus.publisher(Source::Ebpf, "ebpf");
+        let mut tell = || publisher.publish(&"alice".into(), 1, told("1.2.3.4:1", vec![address(gone, 1)]));
+        tell();
+        let deadline = Instant::now() + LONG;
+        while locked(&metrics).sum.tried == 0 {
+            assert!(Instant::now() < deadline, "nothing is tried");
+            tokio::task::yield_now().await;
+        }
+        // The result is known now, so each of these is one more at once.
+        (0..4 * BATCH).for_each(|_| tell());
+        stop.cancel();
+        tool.await.unwrap().unwrap();
+        let file = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+        let rows = std::fs::read_to_string(file).unwrap().lines().count() - 1;
+        assert_eq!(rows as u64, locked(&metrics).sum.tried);
+        most = most.max(rows);
+    }
+    assert!(most > BATCH, "it was never stopped with rows pending: {most}");
+}
+
+#[tokio::test]
+async fn series_of_sources_that_are_silent_for_a_day_end() {
+    let gone = ListeningNode::local(Behaviour::Hangs).unwrap().stop();
+    let tool = Running::start(local()).await;
+    let tell = |from| tool.publish([told(from, vec![address(gone, 1)])]);
+    let told =
+        |page: &str, from| sum(page, "addr_unsuccessful_connection", &[&format!("source_ip=\"{from}\"")]);
+    tell("1.2.3.4:1");
+    tool.until("addr_tried", &[], 1).await;
+    tokio::time::pause();
+    tokio::time::sleep(MINUTE * (metrics::STALE_MINUTES - 1)).await;
+    tokio::time::resume();
+    tell("5.6.7.8:1");
+    tool.until("addr_tried", &[], 2).await;
+    let page = tool.page().await;
+    assert_eq!((told(&page, "1.2.3.4"), told(&page, "5.6.7.8")), (1, 1));
+    tokio::time::pause();
+    tokio::time::sleep(MINUTE * 3).await;
+    tokio::time::resume();
+    let page = tool.page().await;
+    assert_eq!((told(&page, "1.2.3.4"), told(&page, "5.6.7.8"), told(&page, "other")), (0, 1, 0));
+    assert_eq!(sum(&page, "addr_tried", &[]), 2);
+    tool.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_hangs_up_on_v2_costs_two_connections_of_the_rate() {
     let v1 = ListeningNode::local(Behaviour::AnswersV1).unwrap();
