@@ -80,7 +80,7 @@ impl Metrics {
         let mut r = Registry::new(max_label_values);
         let sources = r.table(&[]);
         let labels = [NETWORK, ADDR_VERSION];
-        Metrics {
+        let mut metrics = Metrics {
             tried: r.counter_vec(
                 "connectivitycheck_addr_tried",
                 "Addresses with a result, also one that is remembered.",
@@ -155,6 +155,19 @@ impl Metrics {
             sources,
             registry: r,
             sum: Sum::default(),
+        };
+        metrics.begin_at_zero();
+        metrics
+    }
+
+    /// Shows reasons before there is a case: Prometheus does not see the step from no series to 1. Public names begin with their first use.
+    fn begin_at_zero(&mut self) {
+        let kinds =
+            [(self.skipped, Skip::NAMES), (self.failed, Failure::NAMES), (self.answered, Transport::NAMES)];
+        for (counters, names) in kinds {
+            for network in 0..NETWORK.values.len() {
+                (0..names.len()).for_each(|name| self.registry.add(counters.at2(network, name), 0));
+            }
         }
     }
 
@@ -217,6 +230,11 @@ impl Metrics {
         self.registry.set_counter(self.lost, lost);
     }
 
+    /// A minute is over: lets go what is stale.
+    pub(super) fn minute(&mut self) {
+        self.registry.expire(STALE_MINUTES);
+    }
+
     /// What they are.
     pub(super) fn describe(&self) -> Vec<Description> {
         self.registry.describe().collect()
@@ -229,11 +247,6 @@ impl Metrics {
         page
     }
 }
-
-    /// A minute is over: lets go what is stale.
-    pub(super) fn minute(&mut self) {
-        self.registry.expire(STALE_MINUTES);
-    }
 
 #[cfg(test)]
 mod tests {
@@ -282,6 +295,22 @@ mod tests {
         }
         assert_eq!(page.matches(&format!("{offset}_bucket{{")).count(), 2 * 27, "26 edges and one more");
         assert_eq!(metrics.sum, Sum { tried: 3, answered: 2, skipped: 1 });
+    }
+
+    #[test]
+    fn reasons_begin_at_zero_and_public_names_with_their_first_use() {
+        let mut metrics = Metrics::new(500);
+        let page = metrics.render();
+        for line in [
+            "connectivitycheck_addr_skipped{network=\"Unknown\",reason=\"getaddr\"} 0",
+            "connectivitycheck_tries_failed{network=\"I2P\",reason=\"proxy\"} 0",
+            "connectivitycheck_tries_answered{network=\"IPv4\",transport=\"v2\"} 0",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+        }
+        for name in ["connectivitycheck_addr_tried{", "connectivitycheck_addr_successful_connection{"] {
+            assert!(!page.contains(name), "{name}");
+        }
     }
 
     #[test]

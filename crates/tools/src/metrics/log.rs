@@ -166,6 +166,8 @@ impl LogLines {
 
     fn observe_checked(&self, r: &mut Registry, checked: &BlockCheckedLog) {
         r.inc(self.block_checked);
+        // Before the first of a kind: Prometheus does not see the step from no series to 1.
+        (0..MUTATED.values.len()).for_each(|status| r.add(self.mutated.at(status), 0));
         if let Some(status) = MUTATED.values.iter().position(|status| *status == checked.state) {
             r.inc(self.mutated.at(status));
         }

@@ -82,6 +82,14 @@ fn lines_are_counted_by_category_and_level() {
 }
 
 #[test]
+fn kinds_of_mutated_blocks_are_zero_once_blocks_are_checked() {
+    let unexpected = "log_mutated_blocks{status=\"unexpected-witness\"}";
+    expect(&after(&[]), &[(unexpected, -1.0)]);
+    let counted = after(&[checked("Valid")]);
+    expect(&counted, &[(unexpected, 0.0), ("log_mutated_blocks{status=\"bad-txnmrklroot\"}", 0.0)]);
+}
+
+#[test]
 fn a_compact_block_is_told_by_how_its_header_came() {
     let counted = after(&[
         header(T, "high", true),
