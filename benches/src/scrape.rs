@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -21,9 +22,10 @@ const MOST_MS: f64 = 50.0;
 const MOST_MB: f64 = 5.0;
 
 pub(crate) fn measure(report: &mut Report, runtime: &Runtime) -> Result<()> {
-    let metrics = flood::full_metrics()?;
+    let mut metrics = flood::full_metrics()?;
     let size = metrics.render(Format::Text).len() as f64 / 1e6;
-    let page = move || metrics.render(Format::Text);
+    let metrics = Mutex::new(metrics);
+    let page = move || metrics.lock().unwrap_or_else(PoisonError::into_inner).render(Format::Text);
     let stop = CancellationToken::new();
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).context("listening for scrapes")?;
     let address = listener.local_addr().context("asking where scrapes go")?;
