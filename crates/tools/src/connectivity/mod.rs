@@ -43,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::known::lists::TOR_EXIT;
 use crate::known::{self, Files, Known, ListFile, Watch};
+use crate::metrics::check_address;
 use gossip::{Gossip, Heard};
 use metrics::Metrics;
 use output::Output;
@@ -119,14 +120,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     }
     let mut findings =
         vec![Finding::good(format!("the connectivity check is allowed to {}", config.intention()))];
-    let address = &config.metrics_address;
-    findings.push(match std::net::TcpListener::bind(address) {
-        Ok(_) => Finding::good(format!("metrics can be served at {address}")),
-        Err(error) => Finding::bad(
-            format!("metrics cannot be served at {address}: {error}"),
-            "stop what uses that port, or choose another with --metrics-address",
-        ),
-    });
+    findings.push(check_address(&config.metrics_address));
     let folders = [("--csv-dir", &config.csv_dir), ("--parquet-dir", &config.parquet_dir)];
     for (flag, dir) in folders.into_iter().filter_map(|(flag, dir)| Some((flag, dir.as_deref()?))) {
         findings.push(match dir.is_dir() {

@@ -16,12 +16,11 @@ use peer_observer_node::p2p::Network;
 use peer_observer_testkit::bitcoind::RealNode;
 use peer_observer_testkit::p2p_node::{Behaviour, ListeningNode, SocksProxy};
 use peer_observer_testkit::{need, require};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::probe::{USER_AGENT, probe};
 use super::*;
+use crate::scrape::scrape;
 use crate::tour::tour;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -97,11 +96,7 @@ impl Running {
     }
 
     async fn page(&self) -> String {
-        let mut stream = TcpStream::connect(self.page).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
+        scrape(self.page).await
     }
 
     /// The sum of the series of a metric whose labels have all of these.

@@ -7,11 +7,12 @@
 
 use std::collections::HashMap;
 
-use peer_observer_events::proto::bitcoin_primitives::ConnType;
 use peer_observer_events::proto::ebpf_extractor::connection::Connection;
 use peer_observer_events::proto::rpc_extractor::PeerInfo;
 use peer_observer_exporter::labels::joined;
 use peer_observer_exporter::registry::{Registry, Snapshot};
+
+use crate::CONN_TYPES;
 
 /// Connections that are remembered of a node. Bitcoin Core has 125 unless told otherwise.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -119,7 +120,7 @@ impl Live {
             let kind = Kind {
                 inbound: peer.inbound,
                 network: one_of(&NETWORKS, &peer.network),
-                connection_type: one_of(&TYPES, &peer.connection_type),
+                connection_type: one_of(&CONN_TYPES, &peer.connection_type),
             };
             let since_ms = u64::try_from(peer.connection_time).unwrap_or(0).saturating_mul(1000);
             open.insert(peer.id.into(), Open { kind, since_ms });
@@ -163,26 +164,12 @@ const UNKNOWN: &str = "unknown";
 /// Names of networks in getpeerinfo, by their number in Bitcoin Core's enum Network (src/netaddress.h).
 const NETWORKS: [&str; 6] = ["not_publicly_routable", "ipv4", "ipv6", "onion", "i2p", "cjdns"];
 
-/// Names of connection types in getpeerinfo (Bitcoin Core src/node/connection_types.cpp).
-const TYPES: [&str; 7] = [
-    "inbound",
-    "outbound-full-relay",
-    "block-relay-only",
-    "feeler",
-    "manual",
-    "addr-fetch",
-    "private-broadcast",
-];
-
 fn network_of(number: u32) -> &'static str {
     usize::try_from(number).ok().and_then(|n| NETWORKS.get(n)).copied().unwrap_or(UNKNOWN)
 }
 
-/// The schema numbers them in the same order, from 1.
 fn type_of(conn_type: i32) -> &'static str {
-    let first = ConnType::Inbound as i32;
-    let index = conn_type.checked_sub(first).and_then(|n| usize::try_from(n).ok());
-    index.and_then(|n| TYPES.get(n)).copied().unwrap_or(UNKNOWN)
+    usize::try_from(conn_type).ok().and_then(|n| CONN_TYPES.get(n)).copied().unwrap_or(UNKNOWN)
 }
 
 fn one_of(names: &[&'static str], name: &str) -> &'static str {
@@ -191,6 +178,7 @@ fn one_of(names: &[&'static str], name: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use peer_observer_events::proto::bitcoin_primitives::ConnType;
     use peer_observer_exporter::render::render;
 
     use super::*;
@@ -325,8 +313,8 @@ mod tests {
         ];
         for (i, name) in names.iter().enumerate() {
             let conn_type = ConnType::from_str_name(name).unwrap();
-            assert_eq!(type_of(conn_type as i32), TYPES[i]);
-            assert_eq!(TYPES[i].replace('-', ""), name.to_lowercase());
+            assert_eq!(type_of(conn_type as i32), CONN_TYPES[i + 1]);
+            assert_eq!(CONN_TYPES[i + 1].replace('-', ""), name.to_lowercase());
         }
         for odd in [0, -1, 8, i32::MIN, i32::MAX] {
             assert_eq!(type_of(odd), UNKNOWN);

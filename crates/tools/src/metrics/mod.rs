@@ -155,15 +155,18 @@ pub fn subjects(_config: &Config) -> Vec<Subject> {
 
 /// What the tool needs, and whether it is there.
 pub fn check(config: &Config) -> Vec<Finding> {
-    let address = &config.metrics_address;
-    let listen = match std::net::TcpListener::bind(address) {
+    std::iter::once(check_address(&config.metrics_address)).chain(config.files().check()).collect()
+}
+
+/// Whether a tool can serve its metrics at the address of `--metrics-address`.
+pub(crate) fn check_address(address: &str) -> Finding {
+    match std::net::TcpListener::bind(address) {
         Ok(_) => Finding::good(format!("metrics can be served at {address}")),
         Err(error) => Finding::bad(
             format!("metrics cannot be served at {address}: {error}"),
             "stop what uses that port, or choose another with --metrics-address",
         ),
-    };
-    std::iter::once(listen).chain(config.files().check()).collect()
+    }
 }
 
 /// Counts events and serves the counts until `stop`, or until the bus ends.

@@ -3,18 +3,13 @@
 use std::time::Duration;
 
 use peer_observer_bus::{Bus, Limits};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::tour::tour;
+use crate::scrape::scrape;
 
-async fn scrape(address: std::net::SocketAddr) -> Samples {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    samples(answer.split_once("\r\n\r\n").unwrap().1)
+async fn scraped(address: std::net::SocketAddr) -> Samples {
+    samples(&scrape(address).await)
 }
 
 #[tokio::test]
@@ -42,10 +37,10 @@ async fn what_was_published_is_what_is_scraped_by_many_at_once() {
         }
     }
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-    while sum(&scrape(address).await, "peerobserver_pipeline_events") < 1646.0 {
+    while sum(&scraped(address).await, "peerobserver_pipeline_events") < 1646.0 {
         assert!(tokio::time::Instant::now() < deadline, "the events do not arrive");
     }
-    let scrapes: Vec<_> = (0..20).map(|_| tokio::spawn(scrape(address))).collect();
+    let scrapes: Vec<_> = (0..20).map(|_| tokio::spawn(scraped(address))).collect();
     for scrape in scrapes {
         let counted = scrape.await.unwrap();
         assert_eq!(sum(&counted, "peerobserver_pipeline_events"), 1646.0);

@@ -8,6 +8,7 @@ use peer_observer_exporter::labels::bounded;
 
 use super::message::{COMMANDS, Record};
 use super::series::Series;
+use crate::CONN_TYPES;
 
 /// Peers that are followed at once. Bitcoin Core connects to 125 unless told otherwise (`-maxconnections`).
 const MAX_OPEN: usize = 1024;
@@ -27,18 +28,6 @@ const OUT_OF_ORDER: u64 = 64;
 const SILENT_NS: u64 = 30 * 60 * 1_000_000_000;
 /// A peer that getpeerinfo does not list and that was silent for so long is gone, ns.
 const GONE_NS: u64 = 120 * 1_000_000_000;
-
-/// Names of `ConnType` in proto/bitcoin_primitives.proto, as Bitcoin Core's RPC has them.
-pub(crate) const CONN_TYPES: [&str; 8] = [
-    "unknown",
-    "inbound",
-    "outbound-full-relay",
-    "block-relay-only",
-    "feeler",
-    "manual",
-    "addr-fetch",
-    "private-broadcast",
-];
 
 /// Messages and bytes of one type in one direction.
 #[derive(Debug, Clone, Copy, Default)]

@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::{Answer, Context, NODE, Query, Refused, Show, Topic, us};
+use crate::CONN_TYPES;
 use crate::web::model::addresses::AGES;
 use crate::web::model::message::{NETWORKS, command_index};
-use crate::web::model::peers::CONN_TYPES;
 
 /// Groups of networks that are listed.
 const GROUPS: usize = 25;

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{Answer, Context, NODE, Query, Refused, Topic, us};
+use crate::CONN_TYPES;
 use crate::web::model::Node;
 use crate::web::model::message::{COMMANDS, NETWORKS, OTHER, hex};
 use crate::web::model::node::Slot;
-use crate::web::model::peers::{CONN_TYPES, Peer};
+use crate::web::model::peers::Peer;
 use crate::web::model::series::Series;
 
 /// Message types that have a line of their own in the history.

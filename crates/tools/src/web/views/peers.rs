@@ -4,8 +4,9 @@ use serde::Serialize;
 
 use super::overview::network;
 use super::{Answer, Context, NODE, Query, Refused, Show, Topic, json, us};
+use crate::CONN_TYPES;
 use crate::web::model::message::{host_of, netgroup};
-use crate::web::model::peers::{CONN_TYPES, Peer, SPARK};
+use crate::web::model::peers::{Peer, SPARK};
 
 pub(super) const TOPIC: Topic = Topic {
     name: "peers",

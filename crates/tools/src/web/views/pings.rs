@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use super::{Answer, Context, NODE, Query, Refused, Topic, us};
+use crate::CONN_TYPES;
 use crate::web::model::message::command_index;
-use crate::web::model::peers::CONN_TYPES;
 
 pub(super) const TOPIC: Topic = Topic {
     name: "pings",
