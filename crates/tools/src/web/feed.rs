@@ -134,7 +134,13 @@ impl Feed {
 
     /// A reader that wants nothing yet.
     pub(crate) fn reader(&self) -> Reader<'_> {
-        Reader { feed: self, kinds: Kinds::default(), next: 0, news: self.news.subscribe() }
+        Reader {
+            feed: self,
+            kinds: Kinds::default(),
+            since: [0; KINDS],
+            next: 0,
+            news: self.news.subscribe(),
+        }
     }
 }
 
@@ -143,22 +149,32 @@ impl Feed {
 pub(crate) struct Reader<'a> {
     feed: &'a Feed,
     kinds: Kinds,
+    /// The first event of each kind that it wants.
+    since: [u64; KINDS],
     next: u64,
     news: watch::Receiver<u64>,
 }
 
 impl Reader<'_> {
-    /// Wants these kinds from now on.
+    /// Wants these kinds from now on. What it wanted all along and has not read yet, it still gets.
     pub(crate) fn want(&mut self, kinds: Kinds) {
+        let next = self.feed.ring().last + 1;
         for kind in 0..KINDS {
             match (self.kinds.0[kind], kinds.0[kind]) {
-                (false, true) => self.feed.wanted[kind].fetch_add(1, Ordering::Relaxed),
-                (true, false) => self.feed.wanted[kind].fetch_sub(1, Ordering::Relaxed),
-                _ => 0,
-            };
+                (false, true) => {
+                    self.since[kind] = next;
+                    self.feed.wanted[kind].fetch_add(1, Ordering::Relaxed);
+                }
+                (true, false) => {
+                    self.feed.wanted[kind].fetch_sub(1, Ordering::Relaxed);
+                }
+                _ => {}
+            }
+        }
+        if self.kinds == Kinds::default() {
+            self.next = next;
         }
         self.kinds = kinds;
-        self.next = self.next.max(self.feed.ring().last + 1);
     }
 
     /// Waits until there may be something new.
@@ -186,7 +202,7 @@ impl Reader<'_> {
                 break;
             }
             self.next = item.number + 1;
-            if self.kinds.has(item.kind) {
+            if self.kinds.has(item.kind) && item.number >= self.since[item.kind as usize] {
                 taken += item.text.len();
                 out.push(item.text.clone());
             }
@@ -227,6 +243,47 @@ mod tests {
         assert_eq!(out, ["1", "3"]);
         assert_eq!(reader.take(usize::MAX, &mut out), 0);
         assert_eq!(out.len(), 2);
+    }
+
+    #[test]
+    fn a_reader_that_changes_its_mind_loses_nothing_of_what_it_wanted_all_along() {
+        let feed = Feed::default();
+        let mut reader = feed.reader();
+        let both = only(Kind::Log).with(Kind::Rpc, true);
+        reader.want(only(Kind::Log));
+        push(&feed, Kind::Log, "1");
+        push(&feed, Kind::Rpc, "not wanted yet");
+        reader.want(both);
+        push(&feed, Kind::Rpc, "2");
+        push(&feed, Kind::Log, "3");
+        let mut out = Vec::new();
+        assert_eq!(reader.take(usize::MAX, &mut out), 0);
+        assert_eq!(out, ["1", "2", "3"]);
+        // What it does not want any more is gone, also when it wants it again.
+        push(&feed, Kind::Rpc, "not wanted");
+        push(&feed, Kind::Log, "4");
+        reader.want(only(Kind::Log));
+        reader.want(both);
+        assert_eq!(reader.take(usize::MAX, &mut out), 0);
+        assert_eq!(out[3..], ["4"]);
+        push(&feed, Kind::Log, "not wanted");
+        reader.want(Kinds::default());
+        reader.want(both);
+        assert_eq!(reader.take(usize::MAX, &mut out), 0);
+        assert_eq!(out.len(), 4);
+    }
+
+    #[test]
+    fn what_is_lost_before_a_reader_changes_its_mind_is_told() {
+        let feed = Feed::default();
+        let mut reader = feed.reader();
+        reader.want(only(Kind::Log));
+        for i in 0..MAX_EVENTS + 10 {
+            push(&feed, Kind::Log, &i.to_string());
+        }
+        reader.want(only(Kind::Log).with(Kind::Rpc, true));
+        let mut out = Vec::new();
+        assert_eq!((reader.take(usize::MAX, &mut out), out.len()), (10, MAX_EVENTS));
     }
 
     #[test]
