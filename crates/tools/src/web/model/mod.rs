@@ -20,6 +20,8 @@ pub(crate) mod node;
 pub(crate) mod peers;
 pub(crate) mod pipeline;
 pub(crate) mod series;
+#[cfg(test)]
+mod tests;
 pub(crate) mod transactions;
 
 use std::collections::BTreeMap;
@@ -128,55 +130,5 @@ impl Model {
                 self.shown = Some((name.into(), talks));
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use peer_observer_events::proto::ebpf_extractor::message::message_event::Msg;
-    use peer_observer_events::proto::ebpf_extractor::message::{MessageEvent, Metadata, Ping};
-    use peer_observer_events::proto::ebpf_extractor::{Ebpf, ebpf::EbpfEvent};
-    use peer_observer_events::proto::observer::Origin;
-    use peer_observer_events::proto::rpc_extractor::{Rpc, rpc::RpcEvent};
-    use peer_observer_events::{Event, Subject};
-
-    use super::*;
-
-    fn delivery(node: &str, subject: Subject, event: PeerObserverEvent) -> Delivery {
-        let origin = Origin {
-            node: node.into(),
-            extractor: 1,
-            session: 1,
-            sequence: 1,
-            time_ns: 1,
-            ..Origin::default()
-        };
-        let event = Event { timestamp: 0, origin: Some(origin), peer_observer_event: Some(event) };
-        Delivery { subject, event: Arc::new(event) }
-    }
-
-    fn ping(node: &str) -> Delivery {
-        let meta = Metadata { addr: "192.0.2.1:1".into(), command: "ping".into(), ..Metadata::default() };
-        let msg = Some(Msg::Ping(Ping { value: 1 }));
-        let event = MessageEvent { meta, decode_error: None, captured: None, msg };
-        let event = Ebpf { ebpf_event: Some(EbpfEvent::Message(event)) };
-        delivery(node, Subject::NetMsg, PeerObserverEvent::EbpfExtractor(event))
-    }
-
-    #[test]
-    fn the_node_that_is_shown_stays_the_one() {
-        let mut model = Model::new("node", Known::default());
-        assert!(model.node(None).is_none());
-        let uptime = Rpc { rpc_event: Some(RpcEvent::Uptime(1)) };
-        let uptime = delivery("carol", Subject::Rpc, PeerObserverEvent::RpcExtractor(uptime));
-        let mut shown = Vec::new();
-        for delivery in [uptime, ping("bob"), ping("alice"), ping("carol")] {
-            model.observe(&[delivery], Now::get());
-            shown.push(model.node(None).unwrap().name.to_string());
-        }
-        assert_eq!(shown, ["carol", "bob", "bob", "bob"]);
-        assert_eq!(&*model.node(Some("alice")).unwrap().name, "alice");
     }
 }

@@ -396,14 +396,24 @@ impl Node {
 
     fn transaction(&mut self, tx: &Transaction, peer_id: u64, inbound: bool, time_ns: u64) {
         let Some(peer) = self.peers.open_mut(peer_id) else { return };
-        if !inbound {
-            peer.relay.tx_sent += 1;
-            return;
-        }
-        peer.relay.tx_received += 1;
+        let count = if inbound { &mut peer.relay.tx_received } else { &mut peer.relay.tx_sent };
+        *count += 1;
         let (Some(wtxid), Some(txid)) = (hash(&tx.wtxid), hash(&tx.txid)) else { return };
-        let asked = self.transactions.received(wtxid, txid, peer_id, time_ns);
-        peer.relay.tx_unasked += u64::from(!asked);
+        let not_first = if inbound {
+            let whole = self.transactions.received(wtxid, txid, peer_id, time_ns);
+            peer.relay.tx_unasked += u64::from(!whole.is_asked);
+            whole.not_first
+        } else {
+            self.transactions.sent(wtxid, txid, time_ns)
+        };
+        self.was_not_first(not_first);
+    }
+
+    /// A peer was counted as the first to announce a transaction that was announced before, under its other id.
+    fn was_not_first(&mut self, peer: Option<u64>) {
+        if let Some(peer) = peer.and_then(|id| self.peers.any_mut(id)) {
+            peer.relay.tx_first = peer.relay.tx_first.saturating_sub(1);
+        }
     }
 
     fn connection(&mut self, event: &ConnectionEvent, time_ns: u64) {

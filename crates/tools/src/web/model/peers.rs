@@ -306,6 +306,14 @@ impl Peers {
         self.open.get_mut(&id)
     }
 
+    /// The peer of that id: the one that is connected, or the last that was.
+    pub(crate) fn any_mut(&mut self, id: u64) -> Option<&mut Peer> {
+        match self.open.get_mut(&id) {
+            Some(peer) => Some(peer),
+            None => self.closed.iter_mut().rev().find(|peer| peer.id == id),
+        }
+    }
+
     /// A connection began. An id that began before means that the node was started again.
     pub(crate) fn begin(
         &mut self,

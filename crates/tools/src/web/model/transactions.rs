@@ -1,27 +1,34 @@
 //! The way of transactions through the node: who announced them first, whom the node asked, who sent them, what became of them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
 /// Transactions that are followed. On a busy node these are those of the last minutes.
 const MAX_FOLLOWED: usize = 20_000;
 /// Entries of one inv or getdata that are followed; all are counted. Bitcoin Core announces up to 1,000 at once
 /// (INVENTORY_BROADCAST_MAX, src/net_processing.cpp).
 pub(crate) const MAX_ENTRIES: usize = 1_000;
+/// Peers asked for one transaction that are kept. Bitcoin Core asks one after the other, a minute apart (GETDATA_TX_INTERVAL,
+/// src/node/txdownloadman.h).
+const MAX_ASKED: usize = 8;
 
 /// A transaction that was announced or sent.
 #[derive(Debug, Clone)]
 pub(crate) struct Transaction {
-    /// As it was announced: id with witness, or without.
+    /// As it was heard of first: id with witness, or without.
     pub(crate) hash: [u8; 32],
+    /// The other of the two, once that is known.
+    other: Option<[u8; 32]>,
     pub(crate) first_ns: u64,
     /// Who told of it first; nothing when the node did.
     pub(crate) first_peer: Option<u64>,
+    /// That peer was told to be the first to announce it.
+    is_credited: bool,
     /// Peers that announced it, that were told of it, that asked for it.
     pub(crate) announced_by: u32,
     pub(crate) told_to: u32,
     pub(crate) asked_by: u32,
-    /// The peer that was asked last, and when.
-    pub(crate) asked: Option<(u64, u64)>,
+    /// The peers that were asked last, and when, the last one last.
+    pub(crate) asked: Vec<(u64, u64)>,
     /// The peer that sent it, and when.
     pub(crate) received: Option<(u64, u64)>,
     /// Taken into the mempool: when, virtual size (vB), fee (sat).
@@ -32,14 +39,78 @@ pub(crate) struct Transaction {
     pub(crate) gone: bool,
 }
 
+impl Transaction {
+    fn new(hash: [u8; 32], time_ns: u64, first_peer: Option<u64>) -> Self {
+        Transaction {
+            hash,
+            other: None,
+            first_ns: time_ns,
+            first_peer,
+            is_credited: false,
+            announced_by: 0,
+            told_to: 0,
+            asked_by: 0,
+            asked: Vec::new(),
+            received: None,
+            added: None,
+            rejected: false,
+            gone: false,
+        }
+    }
+
+    /// How long it took from when it was heard of until the mempool took it, ns. The node's own are not heard of from anybody.
+    pub(crate) fn to_accept_ns(&self) -> Option<u64> {
+        self.first_peer?;
+        self.added.map(|(added_ns, ..)| added_ns.saturating_sub(self.first_ns))
+    }
+
+    /// Whether it has no id but these.
+    fn is_only(&self, ids: [[u8; 32]; 2]) -> bool {
+        ids.contains(&self.hash) && self.other.is_none_or(|other| ids.contains(&other))
+    }
+
+    fn was_asked(&mut self, peer: u64, time_ns: u64) {
+        self.asked.retain(|(asked, _)| *asked != peer);
+        if self.asked.len() == MAX_ASKED {
+            self.asked.remove(0);
+        }
+        self.asked.push((peer, time_ns));
+    }
+
+    /// Takes over what was heard of the same one under its other id, later. Returns the peer that was not the first, after all.
+    fn merge(&mut self, later: Transaction) -> Option<u64> {
+        self.announced_by += later.announced_by;
+        self.told_to += later.told_to;
+        self.asked_by += later.asked_by;
+        let mut asked = std::mem::take(&mut self.asked);
+        asked.extend(later.asked);
+        asked.sort_by_key(|(_, time_ns)| *time_ns);
+        asked.into_iter().for_each(|(peer, time_ns)| self.was_asked(peer, time_ns));
+        self.received = self.received.into_iter().chain(later.received).min_by_key(|(_, time_ns)| *time_ns);
+        self.added = self.added.into_iter().chain(later.added).min_by_key(|(time_ns, ..)| *time_ns);
+        self.rejected = (self.rejected || later.rejected) && self.added.is_none();
+        self.gone |= later.gone;
+        later.first_peer.filter(|_| later.is_credited)
+    }
+}
+
+/// What is learnt when a transaction comes whole, with both of its ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Whole {
+    /// The node had asked the peer that sends it.
+    pub(crate) is_asked: bool,
+    /// A peer that was told to be the first to announce it: it was announced before, under its other id.
+    pub(crate) not_first: Option<u64>,
+}
+
 /// The last transactions.
 #[derive(Debug, Default)]
 pub(crate) struct Transactions {
-    by_hash: HashMap<[u8; 32], Transaction>,
-    /// From the id without witness to the one it was announced by.
-    alias: HashMap<[u8; 32], [u8; 32]>,
-    /// In the order they came, with the alias of each.
-    order: VecDeque<([u8; 32], Option<[u8; 32]>)>,
+    /// By number, in the order in which they were heard of first.
+    followed: BTreeMap<u64, Transaction>,
+    /// The numbers of both ids.
+    by_id: HashMap<[u8; 32], u64>,
+    next: u64,
 }
 
 impl Transactions {
@@ -47,7 +118,9 @@ impl Transactions {
     pub(crate) fn announced(&mut self, hash: [u8; 32], peer: u64, time_ns: u64) -> bool {
         let transaction = self.entry(hash, time_ns, Some(peer));
         transaction.announced_by += 1;
-        transaction.announced_by == 1 && transaction.first_peer == Some(peer)
+        let first = transaction.announced_by == 1 && transaction.first_peer == Some(peer);
+        transaction.is_credited |= first;
+        first
     }
 
     /// The node announces one.
@@ -57,7 +130,7 @@ impl Transactions {
 
     /// The node asks a peer for one.
     pub(crate) fn asked(&mut self, hash: [u8; 32], peer: u64, time_ns: u64) {
-        self.entry(hash, time_ns, None).asked = Some((peer, time_ns));
+        self.entry(hash, time_ns, None).was_asked(peer, time_ns);
     }
 
     /// A peer asks the node for one.
@@ -65,83 +138,114 @@ impl Transactions {
         self.entry(hash, time_ns, None).asked_by += 1;
     }
 
-    /// A peer sends one. Returns whether the node had asked it to.
-    pub(crate) fn received(&mut self, wtxid: [u8; 32], txid: [u8; 32], peer: u64, time_ns: u64) -> bool {
-        let hash =
-            if self.by_hash.contains_key(&txid) && !self.by_hash.contains_key(&wtxid) { txid } else { wtxid };
-        let transaction = self.entry(hash, time_ns, Some(peer));
-        let asked = transaction.asked.is_some_and(|(asked, _)| asked == peer);
+    /// A peer sends one.
+    pub(crate) fn received(&mut self, wtxid: [u8; 32], txid: [u8; 32], peer: u64, time_ns: u64) -> Whole {
+        let (transaction, not_first) = self.whole(wtxid, txid, time_ns, Some(peer));
         transaction.received.get_or_insert((peer, time_ns));
-        self.name(txid, hash);
-        asked
+        Whole { is_asked: transaction.asked.iter().any(|(asked, _)| *asked == peer), not_first }
+    }
+
+    /// The node sends one: of its own, both ids are known from then on. Returns a peer that was told to be the first to announce it
+    /// although it was known before, under its other id.
+    pub(crate) fn sent(&mut self, wtxid: [u8; 32], txid: [u8; 32], time_ns: u64) -> Option<u64> {
+        let is_followed = [wtxid, txid].iter().any(|id| self.by_id.contains_key(id));
+        is_followed.then(|| self.whole(wtxid, txid, time_ns, None).1).flatten()
     }
 
     /// The mempool took one.
     pub(crate) fn added(&mut self, txid: [u8; 32], vsize: i32, fee: i64, time_ns: u64) {
-        let transaction = self.by_txid(txid, time_ns);
+        let transaction = self.entry(txid, time_ns, None);
         transaction.added = Some((time_ns, vsize, fee));
         (transaction.rejected, transaction.gone) = (false, false);
     }
 
     /// One left the mempool.
     pub(crate) fn gone(&mut self, txid: [u8; 32]) {
-        let hash = self.alias.get(&txid).copied().unwrap_or(txid);
-        if let Some(transaction) = self.by_hash.get_mut(&hash) {
+        if let Some(transaction) = self.find(txid) {
             transaction.gone = true;
         }
     }
 
     /// The mempool refused one.
     pub(crate) fn rejected(&mut self, txid: [u8; 32], time_ns: u64) {
-        let transaction = self.by_txid(txid, time_ns);
+        let transaction = self.entry(txid, time_ns, None);
         transaction.rejected = transaction.added.is_none();
     }
 
     /// The last ones, the last first.
     pub(crate) fn last(&self) -> impl Iterator<Item = &Transaction> {
-        self.order.iter().rev().filter_map(|(hash, _)| self.by_hash.get(hash))
+        self.followed.values().rev()
     }
 
-    fn by_txid(&mut self, txid: [u8; 32], time_ns: u64) -> &mut Transaction {
-        let hash = self.alias.get(&txid).copied().unwrap_or(txid);
-        self.entry(hash, time_ns, None)
+    fn find(&mut self, hash: [u8; 32]) -> Option<&mut Transaction> {
+        self.followed.get_mut(self.by_id.get(&hash)?)
     }
 
-    fn name(&mut self, txid: [u8; 32], hash: [u8; 32]) {
-        if txid == hash || self.alias.contains_key(&txid) {
-            return;
-        }
-        // Most are named soon after they came.
-        let Some(place) = self.order.iter_mut().rev().take(1024).find(|(h, _)| *h == hash) else { return };
-        if place.1.is_none() {
-            place.1 = Some(txid);
-            self.alias.insert(txid, hash);
-        }
+    /// The transaction that both ids are of, and the peer that was not the first to announce it, after all.
+    fn whole(
+        &mut self,
+        wtxid: [u8; 32],
+        txid: [u8; 32],
+        time_ns: u64,
+        first_peer: Option<u64>,
+    ) -> (&mut Transaction, Option<u64>) {
+        let ids = [wtxid, txid];
+        // With another witness, it is another transaction with the same id.
+        let known = ids.map(|id| {
+            let number = *self.by_id.get(&id)?;
+            self.followed.get(&number)?.is_only(ids).then_some(number)
+        });
+        let mut not_first = None;
+        let number = match known {
+            [Some(one), Some(other)] if one != other => {
+                let (number, later) = self.in_order(one, other);
+                let later = self.followed.remove(&later);
+                let kept = self.followed.get_mut(&number).zip(later);
+                not_first = kept.and_then(|(kept, later)| kept.merge(later));
+                number
+            }
+            [Some(number), _] | [None, Some(number)] => number,
+            [None, None] => self.begin(wtxid),
+        };
+        self.by_id.extend(ids.map(|id| (id, number)));
+        let transaction =
+            self.followed.entry(number).or_insert_with(|| Transaction::new(wtxid, time_ns, first_peer));
+        transaction.other = ids.into_iter().find(|id| *id != transaction.hash);
+        (transaction, not_first)
+    }
+
+    /// Of two, the one that was heard of first, and the other.
+    fn in_order(&self, one: u64, other: u64) -> (u64, u64) {
+        let age = |number: &u64| (self.followed.get(number).map(|seen| seen.first_ns), *number);
+        if age(&one) <= age(&other) { (one, other) } else { (other, one) }
     }
 
     fn entry(&mut self, hash: [u8; 32], time_ns: u64, first_peer: Option<u64>) -> &mut Transaction {
-        if !self.by_hash.contains_key(&hash) {
-            if self.order.len() == MAX_FOLLOWED
-                && let Some((oldest, alias)) = self.order.pop_front()
-            {
-                self.by_hash.remove(&oldest);
-                alias.and_then(|alias| self.alias.remove(&alias));
-            }
-            self.order.push_back((hash, None));
+        let number = match self.by_id.get(&hash) {
+            Some(number) => *number,
+            None => self.begin(hash),
+        };
+        self.followed.entry(number).or_insert_with(|| Transaction::new(hash, time_ns, first_peer))
+    }
+
+    /// Makes room for one that was not heard of, and gives it the next number.
+    fn begin(&mut self, hash: [u8; 32]) -> u64 {
+        if self.followed.len() == MAX_FOLLOWED {
+            self.forget_oldest();
         }
-        self.by_hash.entry(hash).or_insert_with(|| Transaction {
-            hash,
-            first_ns: time_ns,
-            first_peer,
-            announced_by: 0,
-            told_to: 0,
-            asked_by: 0,
-            asked: None,
-            received: None,
-            added: None,
-            rejected: false,
-            gone: false,
-        })
+        self.next += 1;
+        self.by_id.insert(hash, self.next);
+        self.next
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((number, oldest)) = self.followed.pop_first() else { return };
+        for id in std::iter::once(oldest.hash).chain(oldest.other) {
+            // It may be the id of a later one by now.
+            if self.by_id.get(&id) == Some(&number) {
+                self.by_id.remove(&id);
+            }
+        }
     }
 }
 
@@ -156,14 +260,71 @@ mod tests {
         assert!(all.announced(wtxid, 7, 10));
         assert!(!all.announced(wtxid, 8, 11));
         all.asked(wtxid, 7, 12);
-        assert!(all.received(wtxid, txid, 7, 13));
+        assert_eq!(all.received(wtxid, txid, 7, 13), Whole { is_asked: true, not_first: None });
         all.added(txid, 141, 282, 14);
         all.told(wtxid, 15);
         all.asked_by(wtxid, 16);
+        // From now on, under any of the two.
+        assert!(!all.announced(txid, 9, 17));
+        all.told(txid, 18);
+        all.asked_by(txid, 19);
+        all.asked(txid, 9, 20);
         assert_eq!(all.last().count(), 1);
         let seen = all.last().next().unwrap();
-        assert_eq!((seen.first_peer, seen.announced_by, seen.told_to, seen.asked_by), (Some(7), 2, 1, 1));
+        assert_eq!((seen.first_peer, seen.announced_by, seen.told_to, seen.asked_by), (Some(7), 3, 2, 2));
         assert_eq!((seen.received, seen.added), (Some((7, 13)), Some((14, 141, 282))));
+        assert_eq!(seen.asked, [(7, 12), (9, 20)]);
+    }
+
+    #[test]
+    fn what_was_heard_of_under_each_id_is_one_when_it_comes_and_the_first_peer_was_first() {
+        let (wtxid, txid) = ([1; 32], [2; 32]);
+        for ids in [[wtxid, txid], [txid, wtxid]] {
+            let mut all = Transactions::default();
+            assert!(all.announced(ids[0], 7, 10));
+            all.asked(ids[0], 7, 11);
+            // It stalls.
+            assert!(all.announced(ids[1], 8, 40));
+            all.announced(ids[1], 9, 41);
+            all.asked(ids[1], 8, 42);
+            all.told(ids[1], 43);
+            assert_eq!(all.last().count(), 2, "nobody can know yet");
+            assert_eq!(all.received(wtxid, txid, 8, 44), Whole { is_asked: true, not_first: Some(8) });
+            all.added(txid, 141, 282, 45);
+            assert_eq!(all.last().count(), 1);
+            let seen = all.last().next().unwrap();
+            assert_eq!((seen.hash, seen.first_ns, seen.first_peer), (ids[0], 10, Some(7)));
+            assert_eq!((seen.announced_by, seen.told_to, &*seen.asked), (3, 1, &[(7, 11), (8, 42)][..]));
+            assert_eq!((seen.received, seen.added), (Some((8, 44)), Some((45, 141, 282))));
+            assert!(all.received(wtxid, txid, 7, 46).is_asked, "the one that stalled was asked, too");
+        }
+    }
+
+    #[test]
+    fn another_witness_is_another_transaction_and_the_mempool_tells_of_the_last_that_came() {
+        let mut all = Transactions::default();
+        let txid = [9; 32];
+        for witness in [1, 2] {
+            all.announced([witness; 32], witness.into(), 10);
+            all.received([witness; 32], txid, witness.into(), 11);
+            all.rejected(txid, 12);
+        }
+        all.added(txid, 141, 282, 13);
+        let seen: Vec<_> =
+            all.last().map(|seen| (seen.hash[0], seen.rejected, seen.added.is_some())).collect();
+        assert_eq!(seen, [(2, false, true), (1, true, false)]);
+    }
+
+    #[test]
+    fn peers_asked_without_end_take_bounded_memory() {
+        let mut all = Transactions::default();
+        for peer in 0..1_000 {
+            all.asked([1; 32], peer, peer);
+            all.asked([2; 32], peer, peer);
+        }
+        all.received([1; 32], [2; 32], 1, 1_000);
+        let asked = &all.last().next().unwrap().asked;
+        assert_eq!((asked.len(), asked.last()), (MAX_ASKED, Some(&(999, 999))));
     }
 
     #[test]
@@ -189,10 +350,10 @@ mod tests {
     #[test]
     fn what_nobody_asked_for_is_told_apart() {
         let mut all = Transactions::default();
-        assert!(!all.received([1; 32], [1; 32], 7, 10));
+        assert!(!all.received([1; 32], [1; 32], 7, 10).is_asked);
         all.announced([2; 32], 7, 10);
         all.asked([2; 32], 8, 11);
-        assert!(!all.received([2; 32], [2; 32], 7, 12), "the other one was asked");
+        assert!(!all.received([2; 32], [2; 32], 7, 12).is_asked, "the other one was asked");
     }
 
     #[test]
@@ -204,9 +365,17 @@ mod tests {
             let mut txid = hash;
             txid[31] = 1;
             all.announced(hash, i, i);
+            // Of some, both were heard of apart, and some are of the same id with another witness.
+            if i % 3 == 0 {
+                all.announced(txid, i, i);
+            }
+            if i % 5 == 0 {
+                txid = [7; 32];
+            }
             all.received(hash, txid, i, i);
         }
-        let sizes = (all.by_hash.len(), all.order.len(), all.alias.len());
-        assert_eq!(sizes, (MAX_FOLLOWED, MAX_FOLLOWED, MAX_FOLLOWED));
+        assert_eq!(all.followed.len(), MAX_FOLLOWED);
+        assert!(all.by_id.len() <= 2 * MAX_FOLLOWED, "{}", all.by_id.len());
+        assert!(all.by_id.values().all(|number| all.followed.contains_key(number)));
     }
 }

@@ -52,12 +52,8 @@ fn render(context: &Context<'_>, query: &Query) -> Result<Answer, Refused> {
     for transaction in node.transactions.last().take(SUMMED) {
         followed += 1;
         rejected += u32::from(transaction.rejected);
-        let Some((added_ns, ..)) = transaction.added else { continue };
-        accepted += 1;
-        // The node's own come from nobody.
-        if transaction.first_peer.is_some() {
-            to_accept.push(us(added_ns.saturating_sub(transaction.first_ns)));
-        }
+        accepted += u32::from(transaction.added.is_some());
+        to_accept.extend(transaction.to_accept_ns().map(us));
     }
     to_accept.sort_unstable();
     let last: Vec<_> = node
@@ -72,11 +68,12 @@ fn render(context: &Context<'_>, query: &Query) -> Result<Answer, Refused> {
                 "announced_by": transaction.announced_by,
                 "told_to": transaction.told_to,
                 "asked_by": transaction.asked_by,
-                "asked": transaction.asked.map(|(peer, at)| json!({ "peer": peer, "time_us": us(at) })),
+                "asked": transaction.asked.last().map(|(peer, at)| json!({ "peer": peer, "time_us": us(*at) })),
                 "received": transaction.received.map(|(peer, at)| json!({ "peer": peer, "time_us": us(at) })),
                 "added": transaction.added.map(|(at, vsize, fee)| json!({
                     "time_us": us(at), "vsize": vsize, "fee": fee,
                 })),
+                "to_accept_us": transaction.to_accept_ns().map(us),
                 "rejected": transaction.rejected, "gone": transaction.gone,
             })
         })

@@ -30,7 +30,7 @@ export function show(app, root) {
     { key: "first_peer", title: "First from", value: (row) => row.first_peer, make: (cell) => cell, set: (cell, row) => { if (!cell.firstChild) cell.append(app.peer(row.first_peer)); } },
     { key: "announced_by", title: "Announced by", num: true, text: (row) => count(row.announced_by) },
     { key: "got", title: "To receive", num: true, value: (row) => (row.received ? row.received.time_us - row.first_us : null), text: (row) => (row.received ? duration(row.received.time_us - row.first_us) : "–") },
-    { key: "taken", title: "To accept", num: true, value: (row) => (row.added ? row.added.time_us - row.first_us : null), text: (row) => (row.added ? duration(row.added.time_us - row.first_us) : "–") },
+    { key: "taken", title: "To accept", num: true, hint: "From when a peer told of it first; the node's own come from no peer", value: (row) => row.to_accept_us, text: (row) => duration(row.to_accept_us) },
     { key: "fee", title: "sat/vB", num: true, value: (row) => (row.added ? row.added.fee / row.added.vsize : null), text: (row) => (row.added ? (row.added.fee / row.added.vsize).toFixed(1) : "–") },
     { key: "told_to", title: "Told to", num: true, text: (row) => count(row.told_to) },
     { key: "asked_by", title: "Asked for by", num: true, text: (row) => count(row.asked_by) },
@@ -62,7 +62,8 @@ function state(row) {
   if (row.rejected) return "rejected";
   if (row.received) return "received";
   if (row.asked) return "asked for";
-  return "announced";
+  if (row.announced_by) return "announced";
+  return row.told_to ? "told by the node" : "asked for by a peer";
 }
 
 function verdict(row) {
