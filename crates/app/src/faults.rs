@@ -141,6 +141,7 @@ mod tests {
             ("metrics.metrics_address=127.0.0.1", "metrics.metrics_address", "127.0.0.1"),
             ("metrics.asmap_file=/nonexistent/asmap", "metrics.asmap_file", "/nonexistent/asmap"),
             ("web.web_token=short", "web.web_token", "token"),
+            ("web.web_max_clients=0", "web.web_max_clients", "1 to 65536"),
             ("web.web_address=0.0.0.0:1", "web.web_address", "0.0.0.0:1"),
             ("run.web_address=0.0.0.0:1", "run.web_address", "0.0.0.0:1"),
         ];

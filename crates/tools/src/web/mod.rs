@@ -49,6 +49,8 @@ use crate::known::{self, Files, Known, ListFile, Watch};
 
 /// Events that are taken before a client can get in between.
 const BATCH: usize = 1024;
+/// Most websocket clients at once: connections that one address can have.
+const MAX_CLIENTS: usize = 65_536;
 
 /// Settings of the web tool.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
@@ -81,7 +83,7 @@ pub struct Config {
     /// Show no addresses, neither the node's nor its peers', and no log: for public display.
     #[arg(long)]
     pub web_limited: bool,
-    /// Websocket clients at once.
+    /// Websocket clients at once, 1 to 65536.
     #[arg(long, value_name = "NUMBER", default_value_t = 256)]
     pub web_max_clients: usize,
     /// File with an address or subnet a line for a list that is shown with the peers that are on it; read again when it changes.
@@ -124,7 +126,7 @@ impl Config {
     /// # Errors
     /// Which one, and why.
     pub fn validate(&self) -> Result<(), Error> {
-        let guard = Guard::new(self)?;
+        let guard = self.guard()?;
         let address = &self.web_address;
         let failed = |source| Error::Listen { address: address.clone(), source };
         for address in address.to_socket_addrs().map_err(failed)? {
@@ -132,6 +134,14 @@ impl Config {
         }
         Known::read(&self.files())?;
         Ok(())
+    }
+
+    /// Who may come in, if the settings that need nothing else to be judged can work.
+    fn guard(&self) -> Result<Guard, Error> {
+        if !(1..=MAX_CLIENTS).contains(&self.web_max_clients) {
+            return Err(Error::Clients(self.web_max_clients));
+        }
+        Ok(Guard::new(self)?)
     }
 
     /// The files that tell of addresses.
@@ -157,6 +167,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// Nobody could look at the page, or more than there can be.
+    #[error("--web-max-clients {0}: give a number from 1 to {MAX_CLIENTS}")]
+    Clients(usize),
     /// It would not be guarded well.
     #[error(transparent)]
     Guard(#[from] GuardError),
@@ -173,7 +186,7 @@ pub fn subjects(_config: &Config) -> Vec<Subject> {
 /// What the tool needs, and whether it is there.
 pub fn check(config: &Config) -> Vec<Finding> {
     let address = &config.web_address;
-    let guard = match Guard::new(config) {
+    let guard = match config.guard() {
         Ok(guard) => guard,
         Err(error) => return vec![Finding::bad(error.to_string(), "correct the setting that is named")],
     };
@@ -198,7 +211,7 @@ pub async fn run(config: Config, subscriber: Subscriber, stop: CancellationToken
     let address = &config.web_address;
     let failed = |source| Error::Listen { address: address.clone(), source };
     // Before listening: not for a moment is it open to everybody.
-    let guard = Guard::new(&config)?;
+    let guard = config.guard()?;
     for address in tokio::net::lookup_host(address).await.map_err(failed)? {
         guard.check_address(address)?;
     }
@@ -216,7 +229,7 @@ pub async fn serve(
     mut subscriber: Subscriber,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let guard = Guard::new(config)?;
+    let guard = config.guard()?;
     let watch = Watch::new(config.files());
     let known = Known::read(&config.files())?;
     if let Ok(address) = listener.local_addr() {

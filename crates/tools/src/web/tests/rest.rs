@@ -230,3 +230,18 @@ fn settings_without_flags_are_those_without_a_file() {
     assert_eq!(from_flags(&["web", "--websocket-address", "127.0.0.1:1"]).web_address, "127.0.0.1:1");
     assert!(serde_json::from_str::<Config>("{\"color\": true}").is_err());
 }
+
+#[tokio::test]
+async fn clients_that_nobody_can_be_or_that_are_too_many_are_refused() {
+    for web_max_clients in [0, 65_537, usize::MAX] {
+        let config = Config { web_max_clients, web_address: "127.0.0.1:0".into(), ..Config::default() };
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.contains("--web-max-clients") && error.contains("1 to 65536"), "{error}");
+        assert!(!check(&config)[0].ok);
+        let subscriber = Bus::in_process().subscriber("web", &subjects(&config), Limits::default());
+        assert_eq!(run(config, subscriber, CancellationToken::new()).await.unwrap_err().to_string(), error);
+    }
+    for web_max_clients in [1, 65_536] {
+        Config { web_max_clients, ..Config::default() }.validate().unwrap();
+    }
+}
