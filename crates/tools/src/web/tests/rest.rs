@@ -188,8 +188,16 @@ async fn a_loss_is_told_and_health_says_so() {
     running.publish(1, PeerObserverEvent::Loss(loss));
     let told = running.wait_for("/api/v1/loss", |answer| answer["total"] == 7).await;
     assert_eq!(told["lost"][0]["stage"], "ring buffer");
+    // What another tool loses is none of this page's.
+    let other =
+        Loss { stage: 6, cause: "full".into(), count: 5, component: "metrics".into(), ..Loss::default() };
+    running.publish(1, PeerObserverEvent::Loss(other));
+    let pipeline =
+        running.wait_for("/api/v1/pipeline", |all| all["lost"].as_array().unwrap().len() == 2).await;
+    assert_eq!(pipeline["total"], 7);
     running.publish_tour();
     running.wait_for("/api/v1/health", |health| health["status"] == "lossy" && health["lost"] == 7).await;
+    assert_eq!(running.json("/api/v1/overview").await["lost"], 7);
     running.end().await;
 }
 

@@ -52,7 +52,7 @@ pub(super) const TOPIC: Topic = Topic {
         ("blocks", "The last blocks"),
         ("mempool", "As getmempoolinfo says, where RPC is read"),
         ("software", "User agent of the node, where RPC is read"),
-        ("lost", "Events lost anywhere so far"),
+        ("lost", "Events lost so far on their way to this page"),
         ("notes", "The last things worth a line"),
     ],
     render,

@@ -32,10 +32,13 @@ export function show(app, root) {
     now = data.now_us;
     const { own } = data;
     unseen = data.without_origin;
+    // The queues of other tools: this page misses nothing of that.
+    const elsewhere = data.lost.reduce((all, row) => all + row.count, 0) - data.total;
+    const here = own.lost_queue + own.lost_transport;
     numbers.set([
       ["Latency", duration(data.latency?.median_us ?? null), "", data.latency ? `99 of 100 below ${duration(data.latency.p99_us)}` : "no event in the last minute"],
       ["Events", short(own.received), "", own.undecodable ? `${count(own.undecodable)} undecodable` : "received"],
-      ["Lost", count(data.lost.reduce((all, row) => all + row.count, 0)), "events", own.lost_queue + own.lost_transport ? `${count(own.lost_queue + own.lost_transport)} before this page` : unseen ? certainty(unseen) : ""],
+      ["Lost", count(data.total), "events", [here ? `${count(here)} before this page` : null, elsewhere ? `${count(elsewhere)} more by other tools` : null].filter(Boolean).join(", ") || (unseen ? certainty(unseen) : "")],
       ["Waiting", count(own.queue_events), "events", bytes(own.queue_bytes)],
       ["Clients", count(own.clients), "", own.skipped_updates || own.skipped_events ? `slow ones missed ${short(own.skipped_updates + own.skipped_events)}` : "none is slow"],
       ["Running", duration(own.uptime_s * 1_000_000), ""],
