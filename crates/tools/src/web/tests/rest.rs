@@ -202,6 +202,37 @@ async fn a_loss_is_told_and_health_says_so() {
 }
 
 #[tokio::test]
+async fn the_height_of_a_peer_is_what_rpc_says_and_not_what_it_said_when_it_came() {
+    use peer_observer_events::proto::rpc_extractor::rpc::RpcEvent;
+    use peer_observer_events::proto::rpc_extractor::{PeerInfo, PeerInfos, Rpc};
+
+    let mut running = Running::with_tour(Config::default()).await;
+    let peers = running.json("/api/v1/peers").await;
+    let peers = peers["peers"].as_array().unwrap();
+    assert!(peers.iter().all(|peer| peer["height"].is_null()), "{peers:?}");
+    let (peer, came_with) =
+        peers.iter().find_map(|peer| Some((peer, peer["start_height"].as_i64()?))).expect("a handshake");
+    let info = PeerInfo {
+        id: peer["id"].as_u64().unwrap() as u32,
+        address: peer["addr"].as_str().unwrap().into(),
+        synced_blocks: came_with + 9,
+        ..PeerInfo::default()
+    };
+    let event = RpcEvent::PeerInfos(PeerInfos { infos: vec![info] });
+    let now_ns = time_ns(&tour().last().unwrap().event);
+    running.publish(now_ns, PeerObserverEvent::RpcExtractor(Rpc { rpc_event: Some(event) }));
+    let row = |answer: &Value| {
+        answer["peers"].as_array().unwrap().iter().find(|row| row["id"] == peer["id"]).unwrap().clone()
+    };
+    let told = running.wait_for("/api/v1/peers", |answer| answer["rpc"] == true).await;
+    assert_eq!(
+        (&row(&told)["height"], &row(&told)["start_height"]),
+        (&(came_with + 9).into(), &came_with.into())
+    );
+    running.end().await;
+}
+
+#[tokio::test]
 async fn it_ends_with_the_bus() {
     let running = Running::start(Config::default()).await;
     running.bus.close(Duration::ZERO).await;

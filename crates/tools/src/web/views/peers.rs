@@ -18,7 +18,10 @@ pub(super) const TOPIC: Topic = Topic {
         ("now_us", "The node's time, us since the UNIX epoch"),
         ("rpc", "Whether getpeerinfo was answered: more is known then"),
         ("spark_step_us", "Length of a step of the sparklines"),
-        ("peers", "Connected peers; `spark` has messages per step, the newest last"),
+        (
+            "peers",
+            "Connected peers; `spark` has messages per step, the newest last; `height` is that of getpeerinfo, `start_height` that of the handshake",
+        ),
         ("left", "Peers that left, the last first, and how"),
     ],
     render,
@@ -59,7 +62,10 @@ pub(super) struct Row<'a> {
     user_agent: Option<&'a str>,
     version: Option<u32>,
     services: Option<u64>,
+    /// The last block that node and peer have in common, as getpeerinfo says.
     height: Option<i64>,
+    /// The peer's last block when the connection began, as its `version` says.
+    start_height: Option<i64>,
     transport: Option<&'a str>,
     messages_in: u64,
     messages_out: u64,
@@ -108,10 +114,11 @@ pub(super) fn row<'a>(context: &Context<'a>, peer: &'a Peer, now_ns: u64) -> Row
         services: hello
             .map(|hello| hello.services)
             .or(info.and_then(|info| u64::from_str_radix(&info.services, 16).ok())),
-        height: info
-            .map(|info| info.synced_blocks)
-            .filter(|height| *height >= 0)
-            .or(hello.map(|hello| hello.start_height.into())),
+        height: info.map(|info| info.synced_blocks).filter(|height| *height >= 0),
+        start_height: hello
+            .map(|hello| hello.start_height.into())
+            .or(info.map(|info| info.starting_height))
+            .filter(|height| *height >= 0),
         transport: info.map(|info| info.transport_protocol_type.as_str()),
         messages_in: received.messages,
         messages_out: sent.messages,
