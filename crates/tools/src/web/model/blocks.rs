@@ -73,9 +73,26 @@ pub(crate) struct Block {
     pub(crate) asked: Option<(u64, u64)>,
     pub(crate) connected: Option<Connected>,
     pub(crate) rebuilt: Option<Rebuilt>,
+    /// The node was started again since: what it tells now is not of this.
+    is_past: bool,
 }
 
 impl Block {
+    fn new(hash: [u8; 32], first_ns: u64) -> Self {
+        Block {
+            hash,
+            first_ns,
+            told: Vec::new(),
+            compact: None,
+            missing: None,
+            completed_ns: None,
+            asked: None,
+            connected: None,
+            rebuilt: None,
+            is_past: false,
+        }
+    }
+
     /// One peer told of it, and that is all.
     fn is_a_rumour(&self) -> bool {
         self.told.len() == 1 && self.connected.is_none() && self.asked.is_none() && self.missing.is_none()
@@ -95,7 +112,7 @@ pub(crate) struct Blocks {
 impl Blocks {
     /// A peer tells of a block. Returns whether it is the first to do so, and the node did not know it before.
     pub(crate) fn told(&mut self, hash: [u8; 32], peer: u64, via: Via, time_ns: u64) -> bool {
-        let known = self.blocks.iter().any(|block| block.hash == hash);
+        let known = self.place(hash).is_some();
         if !known && self.blocks.iter().filter(|block| block.is_only_told_by(peer)).count() >= MAX_ALONE {
             return false;
         }
@@ -132,9 +149,20 @@ impl Blocks {
         self.entry(hash, time_ns).asked.get_or_insert((peer, time_ns));
     }
 
-    /// The node connected it to its chain.
+    /// The node connected it to its chain, which makes it the last one. When it did so before, it begins anew.
     pub(crate) fn connected(&mut self, hash: [u8; 32], connected: Connected) {
-        self.entry(hash, connected.time_ns).connected = Some(connected);
+        let known = self.place(hash).filter(|place| self.blocks[*place].connected.is_none());
+        let mut block = known
+            .and_then(|place| self.blocks.remove(place))
+            .unwrap_or_else(|| Block::new(hash, connected.time_ns));
+        block.connected = Some(connected);
+        self.push(block);
+    }
+
+    /// The node was started again: it tells anew of blocks that were under way.
+    pub(crate) fn restarted(&mut self) {
+        self.blocks.retain(|block| block.connected.is_some());
+        self.blocks.iter_mut().for_each(|block| block.is_past = true);
     }
 
     /// The log says how a compact block was rebuilt.
@@ -147,35 +175,29 @@ impl Blocks {
         self.blocks.iter().rev()
     }
 
+    fn place(&self, hash: [u8; 32]) -> Option<usize> {
+        // Mostly it is among the last.
+        self.blocks.iter().rposition(|block| block.hash == hash && !block.is_past)
+    }
+
     fn find(&mut self, hash: [u8; 32]) -> Option<&mut Block> {
-        self.blocks.iter_mut().rev().find(|block| block.hash == hash)
+        self.place(hash).map(|place| &mut self.blocks[place])
     }
 
     fn entry(&mut self, hash: [u8; 32], time_ns: u64) -> &mut Block {
-        // Mostly it is among the last.
-        let place = match self.blocks.iter().rposition(|block| block.hash == hash) {
-            Some(place) => place,
-            None => {
-                if self.blocks.len() == MAX_BLOCKS {
-                    // What only one peer told of goes first.
-                    let alone = self.blocks.iter().position(Block::is_a_rumour);
-                    self.blocks.remove(alone.unwrap_or(0));
-                }
-                self.blocks.push_back(Block {
-                    hash,
-                    first_ns: time_ns,
-                    told: Vec::new(),
-                    compact: None,
-                    missing: None,
-                    completed_ns: None,
-                    asked: None,
-                    connected: None,
-                    rebuilt: None,
-                });
-                self.blocks.len() - 1
-            }
-        };
+        let place = self.place(hash).unwrap_or_else(|| self.push(Block::new(hash, time_ns)));
         &mut self.blocks[place]
+    }
+
+    /// Puts one at the end, and returns its place.
+    fn push(&mut self, block: Block) -> usize {
+        if self.blocks.len() == MAX_BLOCKS {
+            // What only one peer told of goes first.
+            let alone = self.blocks.iter().position(Block::is_a_rumour);
+            self.blocks.remove(alone.unwrap_or(0));
+        }
+        self.blocks.push_back(block);
+        self.blocks.len() - 1
     }
 }
 
@@ -193,11 +215,45 @@ mod tests {
         assert_eq!(block.told.iter().map(|told| told.peer).collect::<Vec<_>>(), [5, 6]);
     }
 
+    fn connected(time_ns: u64) -> Connected {
+        Connected { time_ns, height: 1, transactions: 1, inputs: 1, sigops: 1, duration_ns: 1 }
+    }
+
+    #[test]
+    fn blocks_are_in_the_order_in_which_they_were_connected_and_one_that_is_connected_again_begins_anew() {
+        let mut blocks = Blocks::default();
+        for hash in [1, 2] {
+            blocks.told([hash; 32], 5, Via::Headers, 10);
+        }
+        for (time_ns, hash) in [(20, 2), (21, 1), (22, 2)] {
+            blocks.connected([hash; 32], connected(time_ns));
+        }
+        assert!(!blocks.told([2; 32], 6, Via::Inv, 23), "the node had it before");
+        let seen: Vec<_> = blocks
+            .last()
+            .map(|block| (block.hash[0], block.first_ns, block.connected.unwrap().time_ns, block.told.len()))
+            .collect();
+        assert_eq!(seen, [(2, 22, 22, 1), (1, 10, 21, 1), (2, 10, 20, 1)]);
+    }
+
+    #[test]
+    fn a_node_that_is_started_again_tells_anew_of_blocks() {
+        let mut blocks = Blocks::default();
+        for hash in [1, 2] {
+            blocks.told([hash; 32], 5, Via::Headers, 10);
+        }
+        blocks.connected([1; 32], connected(20));
+        blocks.restarted();
+        assert_eq!(blocks.last().count(), 1);
+        for hash in [1, 2] {
+            assert!(blocks.told([hash; 32], 5, Via::Headers, 30));
+        }
+        assert_eq!(blocks.last().map(|block| block.first_ns).collect::<Vec<_>>(), [30, 30, 10]);
+    }
+
     #[test]
     fn a_peer_that_makes_blocks_up_displaces_none() {
         let mut blocks = Blocks::default();
-        let connected =
-            Connected { time_ns: 1, height: 1, transactions: 1, inputs: 1, sigops: 1, duration_ns: 1 };
         let hash = |i: u64, kind: u8| {
             let mut hash = [kind; 32];
             hash[..8].copy_from_slice(&i.to_le_bytes());
@@ -205,7 +261,7 @@ mod tests {
         };
         for i in 0..MAX_BLOCKS as u64 {
             blocks.told(hash(i, 1), 5, Via::Headers, i);
-            blocks.connected(hash(i, 1), connected);
+            blocks.connected(hash(i, 1), connected(1));
         }
         for i in 0..10_000 {
             blocks.told(hash(i, 2), i % 9, Via::Inv, i);

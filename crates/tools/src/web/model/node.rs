@@ -6,6 +6,7 @@ use std::time::Instant;
 use peer_observer_events::PeerObserverEvent;
 use peer_observer_events::proto::bitcoin_primitives::inventory_item::Item;
 use peer_observer_events::proto::bitcoin_primitives::{InventoryItem, Transaction};
+use peer_observer_events::proto::ebpf_extractor::connection::Connection;
 use peer_observer_events::proto::ebpf_extractor::connection::connection_event::Event as ConnectionEvent;
 use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
 use peer_observer_events::proto::ebpf_extractor::mempool::mempool_event::Event as MempoolEvent;
@@ -416,17 +417,22 @@ impl Node {
         }
     }
 
+    fn begin(&mut self, conn: &Connection, time_ns: u64) {
+        if self.peers.begin(conn.peer_id, &conn.addr, conn.conn_type, conn.network, time_ns) {
+            self.transactions.restarted();
+            self.blocks.restarted();
+        }
+    }
+
     fn connection(&mut self, event: &ConnectionEvent, time_ns: u64) {
         let (kind, id, text) = match event {
             ConnectionEvent::Inbound(event) => {
-                let conn = &event.conn;
-                self.peers.begin(conn.peer_id, &conn.addr, conn.conn_type, conn.network, time_ns);
-                (0, conn.peer_id, None)
+                self.begin(&event.conn, time_ns);
+                (0, event.conn.peer_id, None)
             }
             ConnectionEvent::Outbound(event) => {
-                let conn = &event.conn;
-                self.peers.begin(conn.peer_id, &conn.addr, conn.conn_type, conn.network, time_ns);
-                (0, conn.peer_id, None)
+                self.begin(&event.conn, time_ns);
+                (0, event.conn.peer_id, None)
             }
             ConnectionEvent::Closed(event) => {
                 self.peers.close(event.conn.peer_id, time_ns, End::Closed);
@@ -461,13 +467,13 @@ impl Node {
             }
             MempoolEvent::Removed(removed) => {
                 if let Some(txid) = hash(&removed.txid) {
-                    self.transactions.gone(txid);
+                    self.transactions.gone(txid, time_ns);
                 }
                 1
             }
             MempoolEvent::Replaced(replaced) => {
                 if let Some(txid) = hash(&replaced.replaced_txid) {
-                    self.transactions.gone(txid);
+                    self.transactions.gone(txid, time_ns);
                 }
                 let text =
                     format!("{} sat instead of {} sat", replaced.replacement_fee, replaced.replaced_fee);

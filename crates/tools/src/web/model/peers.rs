@@ -314,18 +314,12 @@ impl Peers {
         }
     }
 
-    /// A connection began. An id that began before means that the node was started again.
-    pub(crate) fn begin(
-        &mut self,
-        id: u64,
-        addr: &str,
-        conn_type: i32,
-        network: u32,
-        time_ns: u64,
-    ) -> &mut Peer {
+    /// A connection began. Returns whether the node was started again: that is what an id that began before means.
+    pub(crate) fn begin(&mut self, id: u64, addr: &str, conn_type: i32, network: u32, time_ns: u64) -> bool {
         let known = self.get(id).is_some_and(|peer| peer.opened_ns.is_some());
         let anew = |up_to| known && id <= up_to || id.saturating_add(OUT_OF_ORDER) < up_to;
-        if self.opened_up_to.is_some_and(anew) {
+        let restarted = self.opened_up_to.is_some_and(anew);
+        if restarted {
             for id in self.open.keys().copied().collect::<Vec<_>>() {
                 self.close(id, time_ns, End::Restart);
             }
@@ -341,7 +335,7 @@ impl Peers {
         let peer = self.of(id, addr, conn_type, time_ns);
         peer.opened_ns = Some(time_ns);
         peer.network = Some((network as usize).min(super::message::NETWORKS.len() - 1));
-        peer
+        restarted
     }
 
     /// A connection ended.
@@ -418,13 +412,13 @@ mod tests {
     fn a_node_that_counts_anew_was_started_again() {
         let mut peers = Peers::default();
         for id in 0..3 {
-            peers.begin(id, "192.0.2.1:1", 1, 1, 10);
+            assert!(!peers.begin(id, "192.0.2.1:1", 1, 1, 10));
         }
         // Two threads of the node may tell of their connections in another order.
-        peers.begin(4, "192.0.2.1:1", 1, 1, 11);
-        peers.begin(3, "192.0.2.1:1", 1, 1, 11);
+        assert!(!peers.begin(4, "192.0.2.1:1", 1, 1, 11));
+        assert!(!peers.begin(3, "192.0.2.1:1", 1, 1, 11));
         assert_eq!(peers.len(), 5);
-        peers.begin(0, "192.0.2.9:1", 1, 1, 12);
+        assert!(peers.begin(0, "192.0.2.9:1", 1, 1, 12));
         assert_eq!(peers.len(), 1);
         assert!(peers.closed().all(|peer| peer.closed == Some((12, End::Restart))));
     }

@@ -10,6 +10,8 @@ pub(crate) const MAX_ENTRIES: usize = 1_000;
 /// Peers asked for one transaction that are kept. Bitcoin Core asks one after the other, a minute apart (GETDATA_TX_INTERVAL,
 /// src/node/txdownloadman.h).
 const MAX_ASKED: usize = 8;
+/// Peers that do not have a block yet go on announcing what is in it, ns. What is told of later is told of anew.
+const LATE_NS: u64 = 60 * 1_000_000_000;
 
 /// A transaction that was announced or sent.
 #[derive(Debug, Clone)]
@@ -35,8 +37,8 @@ pub(crate) struct Transaction {
     pub(crate) added: Option<(u64, i32, i64)>,
     /// Refused, and not taken since. An orphan is refused, too, until its parents come.
     pub(crate) rejected: bool,
-    /// No more in the mempool: mined, replaced, or removed otherwise.
-    pub(crate) gone: bool,
+    /// When it left the mempool: mined, replaced, or removed otherwise.
+    pub(crate) gone_ns: Option<u64>,
 }
 
 impl Transaction {
@@ -54,8 +56,13 @@ impl Transaction {
             received: None,
             added: None,
             rejected: false,
-            gone: false,
+            gone_ns: None,
         }
+    }
+
+    /// Gone for so long that what is told of it now is told of another time that it comes.
+    fn is_past(&self, time_ns: u64) -> bool {
+        self.gone_ns.is_some_and(|gone_ns| time_ns.saturating_sub(gone_ns) > LATE_NS)
     }
 
     /// How long it took from when it was heard of until the mempool took it, ns. The node's own are not heard of from anybody.
@@ -64,9 +71,13 @@ impl Transaction {
         self.added.map(|(added_ns, ..)| added_ns.saturating_sub(self.first_ns))
     }
 
+    fn ids(&self) -> impl Iterator<Item = [u8; 32]> {
+        std::iter::once(self.hash).chain(self.other)
+    }
+
     /// Whether it has no id but these.
     fn is_only(&self, ids: [[u8; 32]; 2]) -> bool {
-        ids.contains(&self.hash) && self.other.is_none_or(|other| ids.contains(&other))
+        self.ids().all(|id| ids.contains(&id))
     }
 
     fn was_asked(&mut self, peer: u64, time_ns: u64) {
@@ -89,7 +100,7 @@ impl Transaction {
         self.received = self.received.into_iter().chain(later.received).min_by_key(|(_, time_ns)| *time_ns);
         self.added = self.added.into_iter().chain(later.added).min_by_key(|(time_ns, ..)| *time_ns);
         self.rejected = (self.rejected || later.rejected) && self.added.is_none();
-        self.gone |= later.gone;
+        self.gone_ns = self.gone_ns.or(later.gone_ns);
         later.first_peer.filter(|_| later.is_credited)
     }
 }
@@ -148,22 +159,32 @@ impl Transactions {
     /// The node sends one: of its own, both ids are known from then on. Returns a peer that was told to be the first to announce it
     /// although it was known before, under its other id.
     pub(crate) fn sent(&mut self, wtxid: [u8; 32], txid: [u8; 32], time_ns: u64) -> Option<u64> {
-        let is_followed = [wtxid, txid].iter().any(|id| self.by_id.contains_key(id));
+        let is_followed = [wtxid, txid].iter().any(|id| self.current(*id, time_ns).is_some());
         is_followed.then(|| self.whole(wtxid, txid, time_ns, None).1).flatten()
     }
 
-    /// The mempool took one.
+    /// The mempool took one. One that was gone, as after a reorganization, begins anew.
     pub(crate) fn added(&mut self, txid: [u8; 32], vsize: i32, fee: i64, time_ns: u64) {
-        let transaction = self.entry(txid, time_ns, None);
-        transaction.added = Some((time_ns, vsize, fee));
-        (transaction.rejected, transaction.gone) = (false, false);
+        let is_gone = self.find(txid).is_some_and(|transaction| transaction.gone_ns.is_some());
+        let transaction = match is_gone {
+            true => self.begin_again(txid, time_ns, None),
+            false => self.entry(txid, time_ns, None),
+        };
+        transaction.added.get_or_insert((time_ns, vsize, fee));
+        transaction.rejected = false;
     }
 
     /// One left the mempool.
-    pub(crate) fn gone(&mut self, txid: [u8; 32]) {
+    pub(crate) fn gone(&mut self, txid: [u8; 32], time_ns: u64) {
         if let Some(transaction) = self.find(txid) {
-            transaction.gone = true;
+            transaction.gone_ns.get_or_insert(time_ns);
         }
+    }
+
+    /// The node was started again: it knows nothing of what was under way, and tells anew of what its mempool had.
+    pub(crate) fn restarted(&mut self) {
+        self.followed.retain(|_, transaction| transaction.rejected || transaction.gone_ns.is_some());
+        self.by_id.clear();
     }
 
     /// The mempool refused one.
@@ -181,6 +202,12 @@ impl Transactions {
         self.followed.get_mut(self.by_id.get(&hash)?)
     }
 
+    /// The number of the one of that id that this is told of.
+    fn current(&self, hash: [u8; 32], time_ns: u64) -> Option<u64> {
+        let number = *self.by_id.get(&hash)?;
+        self.followed.get(&number).filter(|transaction| !transaction.is_past(time_ns)).map(|_| number)
+    }
+
     /// The transaction that both ids are of, and the peer that was not the first to announce it, after all.
     fn whole(
         &mut self,
@@ -192,7 +219,7 @@ impl Transactions {
         let ids = [wtxid, txid];
         // With another witness, it is another transaction with the same id.
         let known = ids.map(|id| {
-            let number = *self.by_id.get(&id)?;
+            let number = self.current(id, time_ns)?;
             self.followed.get(&number)?.is_only(ids).then_some(number)
         });
         let mut not_first = None;
@@ -205,7 +232,7 @@ impl Transactions {
                 number
             }
             [Some(number), _] | [None, Some(number)] => number,
-            [None, None] => self.begin(wtxid),
+            [None, None] => self.make_room(),
         };
         self.by_id.extend(ids.map(|id| (id, number)));
         let transaction =
@@ -221,26 +248,41 @@ impl Transactions {
     }
 
     fn entry(&mut self, hash: [u8; 32], time_ns: u64, first_peer: Option<u64>) -> &mut Transaction {
-        let number = match self.by_id.get(&hash) {
-            Some(number) => *number,
-            None => self.begin(hash),
-        };
-        self.followed.entry(number).or_insert_with(|| Transaction::new(hash, time_ns, first_peer))
+        match self.current(hash, time_ns) {
+            Some(number) => {
+                self.followed.entry(number).or_insert_with(|| Transaction::new(hash, time_ns, first_peer))
+            }
+            None => self.begin_again(hash, time_ns, first_peer),
+        }
     }
 
-    /// Makes room for one that was not heard of, and gives it the next number.
-    fn begin(&mut self, hash: [u8; 32]) -> u64 {
-        if self.followed.len() == MAX_FOLLOWED {
+    /// Follows one from now on. What was told of it before stays as it is, but its ids are those of the new one.
+    fn begin_again(&mut self, hash: [u8; 32], time_ns: u64, first_peer: Option<u64>) -> &mut Transaction {
+        let before = self.by_id.get(&hash).and_then(|number| Some((number, self.followed.get(number)?)));
+        let other = before.and_then(|(number, seen)| {
+            let other = seen.ids().find(|id| *id != hash)?;
+            Some(other).filter(|other| self.by_id.get(other) == Some(number))
+        });
+        let number = self.make_room();
+        self.by_id.extend(std::iter::once(hash).chain(other).map(|id| (id, number)));
+        let transaction =
+            self.followed.entry(number).or_insert_with(|| Transaction::new(hash, time_ns, first_peer));
+        transaction.other = other;
+        transaction
+    }
+
+    /// The number of the next one, for which there is room then.
+    fn make_room(&mut self) -> u64 {
+        if self.followed.len() >= MAX_FOLLOWED {
             self.forget_oldest();
         }
         self.next += 1;
-        self.by_id.insert(hash, self.next);
         self.next
     }
 
     fn forget_oldest(&mut self) {
         let Some((number, oldest)) = self.followed.pop_first() else { return };
-        for id in std::iter::once(oldest.hash).chain(oldest.other) {
+        for id in oldest.ids() {
             // It may be the id of a later one by now.
             if self.by_id.get(&id) == Some(&number) {
                 self.by_id.remove(&id);
@@ -335,16 +377,64 @@ mod tests {
         all.received(wtxid, txid, 7, 11);
         let state = |all: &Transactions| {
             let seen = all.last().next().unwrap();
-            (seen.rejected, seen.added.is_some(), seen.gone)
+            (seen.rejected, seen.added.is_some(), seen.gone_ns.is_some())
         };
         all.rejected(txid, 12);
         assert_eq!(state(&all), (true, false, false));
         all.added(txid, 141, 282, 13);
         all.rejected(txid, 14);
         assert_eq!(state(&all), (false, true, false), "again, it is refused as known");
-        all.gone(txid);
-        all.gone([9; 32]);
+        all.gone(txid, 15);
+        all.gone([9; 32], 15);
         assert_eq!((state(&all), all.last().count()), ((false, true, true), 1));
+    }
+
+    #[test]
+    fn what_comes_again_begins_anew_and_what_is_late_does_not() {
+        let (wtxid, txid) = ([1; 32], [2; 32]);
+        let come = |all: &mut Transactions, peer: u64, time_ns: u64| {
+            assert!(all.announced(wtxid, peer, time_ns));
+            all.asked(wtxid, peer, time_ns + 1);
+            assert!(all.received(wtxid, txid, peer, time_ns + 2).is_asked);
+            all.added(txid, 141, 282, time_ns + 3);
+        };
+        let mut all = Transactions::default();
+        come(&mut all, 7, 10);
+        all.added(txid, 141, 282, 20);
+        assert_eq!(all.last().next().unwrap().to_accept_ns(), Some(3), "the first counts");
+        all.gone(txid, 30);
+        assert!(!all.announced(wtxid, 8, 30 + LATE_NS));
+        assert_eq!(all.last().count(), 1);
+        come(&mut all, 8, 31 + LATE_NS);
+        // A block that it was in is no more: nobody announces it.
+        all.gone(txid, 32 + LATE_NS);
+        all.added(txid, 141, 282, 33 + LATE_NS);
+        all.told(wtxid, 34 + LATE_NS);
+        assert_eq!(all.sent(wtxid, txid, 35 + LATE_NS), None);
+        let seen: Vec<_> = all
+            .last()
+            .map(|seen| (seen.first_peer, seen.announced_by, seen.to_accept_ns(), seen.gone_ns.is_some()))
+            .collect();
+        let expected = [(None, 0, None, false), (Some(8), 1, Some(3), true), (Some(7), 2, Some(3), true)];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn a_node_that_is_started_again_tells_anew_of_what_was_under_way() {
+        let mut all = Transactions::default();
+        for id in 1..=4 {
+            all.announced([id; 32], 7, 10);
+        }
+        all.added([1; 32], 141, 282, 11);
+        all.gone([1; 32], 12);
+        all.added([2; 32], 141, 282, 11);
+        all.rejected([3; 32], 12);
+        all.restarted();
+        assert_eq!(all.last().map(|seen| seen.hash[0]).collect::<Vec<_>>(), [3, 1]);
+        for id in 1..=4 {
+            assert!(all.announced([id; 32], 7, 20));
+        }
+        assert_eq!(all.last().map(|seen| seen.hash[0]).collect::<Vec<_>>(), [4, 3, 2, 1, 3, 1]);
     }
 
     #[test]
@@ -373,6 +463,12 @@ mod tests {
                 txid = [7; 32];
             }
             all.received(hash, txid, i, i);
+            // And some come again.
+            if i % 7 == 0 {
+                all.gone(txid, i);
+                all.added(txid, 141, 282, i);
+                all.announced(hash, i, i + 2 * LATE_NS);
+            }
         }
         assert_eq!(all.followed.len(), MAX_FOLLOWED);
         assert!(all.by_id.len() <= 2 * MAX_FOLLOWED, "{}", all.by_id.len());

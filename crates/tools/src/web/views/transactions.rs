@@ -74,7 +74,7 @@ fn render(context: &Context<'_>, query: &Query) -> Result<Answer, Refused> {
                     "time_us": us(at), "vsize": vsize, "fee": fee,
                 })),
                 "to_accept_us": transaction.to_accept_ns().map(us),
-                "rejected": transaction.rejected, "gone": transaction.gone,
+                "rejected": transaction.rejected, "gone": transaction.gone_ns.is_some(),
             })
         })
         .collect();

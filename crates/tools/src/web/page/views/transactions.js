@@ -35,7 +35,7 @@ export function show(app, root) {
     { key: "told_to", title: "Told to", num: true, text: (row) => count(row.told_to) },
     { key: "asked_by", title: "Asked for by", num: true, text: (row) => count(row.asked_by) },
     { key: "state", title: "State", value: state, text: state },
-  ], { name: "txs", caption: "The last transactions", key: (row) => row.hash, sort: ["first_us", "descending"], tall: true, empty: "No transaction yet." });
+  ], { name: "txs", caption: "The last transactions", key: (row) => `${row.hash} ${row.first_us}`, sort: ["first_us", "descending"], tall: true, empty: "No transaction yet." });
   put(root, h("div", { class: "head" }, h("h1", {}, "Transactions"), h("p", { class: "lead" }, "who announces first, who asks, who never sends")),
     numbers.element,
     h("div", { class: "grid" }, panel("By peer", null, peers.element), panel("The last transactions", null, list.element)));
