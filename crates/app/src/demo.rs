@@ -56,8 +56,12 @@ pub(crate) fn busy() -> Result<Vec<u8>> {
 }
 
 /// The same records, as if they began now and were recorded `speed` times faster: what is shown of them is live.
-fn from_now(mut records: Vec<u8>, speed: f64) -> Vec<u8> {
-    let now_ns = peer_observer_bus::now_ns();
+fn from_now(records: Vec<u8>, speed: f64) -> Vec<u8> {
+    begun_at(peer_observer_bus::now_ns(), records, speed)
+}
+
+/// The same records, as if they began at that time, ns since the UNIX epoch, and were recorded `speed` times faster.
+fn begun_at(begin_ns: u64, mut records: Vec<u8>, speed: f64) -> Vec<u8> {
     let (mut at, mut first) = (0, None);
     // A record is the length of what follows, and its time: data/regtest-tour/README.md.
     while let Some(head) = records.get_mut(at..at + 12) {
@@ -67,7 +71,7 @@ fn from_now(mut records: Vec<u8>, speed: f64) -> Vec<u8> {
         };
         let time_ns = u64::from_le_bytes(time_ns);
         let since = time_ns.saturating_sub(*first.get_or_insert(time_ns)) as f64 / speed;
-        time.copy_from_slice(&now_ns.saturating_add(since as u64).to_le_bytes());
+        time.copy_from_slice(&begin_ns.saturating_add(since as u64).to_le_bytes());
         at += 4 + u32::from_le_bytes(length) as usize;
     }
     records
@@ -229,16 +233,149 @@ impl Drop for DemoNode {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use peer_observer_bus::{Limits, Publisher};
+    use peer_observer_tools::web;
+    use serde_json::Value;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
+
+    /// Longer than anything takes on a busy machine.
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn times(records: &[u8]) -> Vec<u64> {
+        recording::Records::new(records).map(|record| record.unwrap().time_ns).collect()
+    }
+
+    /// The live page, to which recordings are played without waiting.
+    struct Page {
+        address: std::net::SocketAddr,
+        publisher: Publisher,
+        stop: CancellationToken,
+        /// When the next recording begins, ns since the UNIX epoch.
+        next_ns: u64,
+        events: u64,
+    }
+
+    impl Page {
+        async fn open() -> Self {
+            let bus = Bus::in_process();
+            let config = web::Config::default();
+            let subscriber = bus.subscriber("web", &web::subjects(&config), Limits::default());
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let stop = CancellationToken::new();
+            let stopped = stop.clone();
+            tokio::spawn(async move { web::serve(listener, &config, subscriber, stopped).await });
+            let publisher = bus.publisher(Source::Capture, "capture");
+            Page {
+                address,
+                publisher,
+                stop,
+                next_ns: peer_observer_bus::now_ns().next_multiple_of(1000),
+                events: 0,
+            }
+        }
+
+        /// Plays a recording after those before. Returns when it began, us since the UNIX epoch.
+        async fn play(&mut self, records: Vec<u8>) -> u64 {
+            let begin_ns = self.next_ns;
+            let records = begun_at(begin_ns, records, 1.0);
+            // The page tells whole microseconds.
+            self.next_ns = times(&records).into_iter().max().unwrap().next_multiple_of(1000) + 1000;
+            let node = NODE.into();
+            self.events += capture::play(&records, &node, 0.0, &mut self.publisher, &self.stop).await;
+            let all_there = async {
+                while self.get("health").await["events"] != self.events {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            };
+            tokio::time::timeout(LONG, all_there).await.expect("all events reach the page");
+            begin_ns / 1000
+        }
+
+        async fn get(&self, topic: &str) -> Value {
+            let mut stream = TcpStream::connect(self.address).await.unwrap();
+            let request = format!(
+                "GET /api/v1/{topic} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+                self.address
+            );
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+        }
+    }
+
+    impl Drop for Page {
+        fn drop(&mut self) {
+            self.stop.cancel();
+        }
+    }
+
+    fn all<'a>(answer: &'a Value, key: &str) -> &'a [Value] {
+        answer[key].as_array().unwrap()
+    }
+
+    #[tokio::test]
+    async fn every_transaction_of_the_demos_node_itself_is_accepted_and_followed_once() {
+        let mut page = Page::open().await;
+        for records in [recording().unwrap(), busy().unwrap()] {
+            page.play(records).await;
+            let answer = page.get("transactions").await;
+            let is_own = |row: &&Value| row["first_peer"].is_null() && row["told_to"] != 0;
+            let own: Vec<_> = all(&answer, "transactions").iter().filter(is_own).collect();
+            assert!(own.len() > 20, "{answer:#}");
+            for row in own {
+                assert!(row["added"].is_object() && row["to_accept_us"].is_null(), "{row:#}");
+            }
+        }
+    }
+
+    /// What the page says of the recording that began then, in a form that is the same whenever that was.
+    async fn said(page: &Page, begin_us: u64) -> Value {
+        let since = |us: &Value| us.as_u64().and_then(|us| us.checked_sub(begin_us));
+        let answer = page.get("transactions").await;
+        let rows = all(&answer, "transactions");
+        assert!(rows.is_sorted_by_key(|row| std::cmp::Reverse(row["first_us"].as_u64())));
+        let newest: Vec<_> = rows[..20]
+            .iter()
+            .map(|row| (since(&row["first_us"]), &row["hash"], &row["first_peer"], &row["to_accept_us"]))
+            .collect();
+        let first: u64 = all(&answer, "peers").iter().filter_map(|row| row["first"].as_u64()).sum();
+        let overview = page.get("overview").await;
+        let tips: Vec<_> = all(&overview, "blocks")[..5]
+            .iter()
+            .map(|block| (since(&block["time_us"]), &block["height"], &block["first_peer"]))
+            .collect();
+        let blocks = page.get("blocks").await;
+        let blocks: Vec<_> = all(&blocks, "blocks")[..5]
+            .iter()
+            .map(|block| (since(&block["first_us"]), &block["told"], &block["connected"]))
+            .collect();
+        serde_json::json!({ "newest": newest, "first": first, "tips": tips, "blocks": blocks })
+    }
+
+    #[tokio::test]
+    async fn what_the_demo_plays_again_happens_again() {
+        for records in [recording().unwrap(), busy().unwrap()] {
+            let mut page = Page::open().await;
+            let begin_us = page.play(records.clone()).await;
+            let once = said(&page, begin_us).await;
+            let begin_us = page.play(records).await;
+            let again = said(&page, begin_us).await;
+            assert_eq!(once, again, "{once:#} {again:#}");
+        }
+    }
 
     #[test]
     fn a_recording_from_now_on_has_the_same_hits_at_the_same_distances() {
         let before = recording().unwrap();
         let now_ns = peer_observer_bus::now_ns();
         let after = from_now(before.clone(), 2.0);
-        let times = |bytes: &[u8]| -> Vec<u64> {
-            recording::Records::new(bytes).map(|record| record.unwrap().time_ns).collect()
-        };
         let (before, after) = (times(&before), times(&after));
         assert_eq!(before.len(), after.len());
         assert!(after[0] >= now_ns);
