@@ -674,7 +674,7 @@ async fn every_view_fits_a_phone() {
     stage.end().await;
 }
 
-/// Views of the demo, and what each shows when it has something to show, or says why it has not.
+/// Views of the demo, and what each shows only when it has something to show.
 const DEMO_VIEWS: [(&str, &str); 10] = [
     ("overview", "inbound"),
     ("peers", "outbound-full-relay"),
@@ -683,8 +683,8 @@ const DEMO_VIEWS: [(&str, &str); 10] = [
     ("addresses", "By age when received"),
     ("blocks", "connected in"),
     ("pings", "Node took"),
-    ("addrman", "The address manager is told over RPC"),
-    ("log", "The log is told by"),
+    ("addrman", "netgroups"),
+    ("log", "[net]"),
     ("pipeline", "netmsg"),
 ];
 

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::components::{Sections, ToolKind};
 use crate::demo_node;
+use crate::demo_windows::{Round, Windows};
 use crate::run::{Parts, stop_on_signal};
 
 /// A tour of a real Bitcoin Core node on regtest; data/regtest-tour/README.md tells more.
@@ -23,7 +24,7 @@ const BUSY: &[u8] = include_bytes!("../../../data/regtest-busy/tracepoints.bin.z
 /// What a recording takes when decompressed, at most.
 const RECORDING_LIMIT: usize = 64 << 20;
 /// Name of the demo's node.
-const NODE: &str = "demo";
+pub(crate) const NODE: &str = "demo";
 
 /// Settings of the demo.
 #[derive(Debug, Clone, Args)]
@@ -94,15 +95,17 @@ pub(crate) async fn run(config: Config, mut sections: Sections) -> Result<()> {
     let last = if config.once { ToolKind::Logger } else { ToolKind::Web };
     let mut parts = Parts::start_tools(&bus, &sections, &[ToolKind::Metrics, last]);
     let stop_extractors = parts.stop_extractors();
+    // Whoever has the tour printed wants what tracepoints tell.
+    let windows = if config.once { None } else { Some(Windows::open(&bus, config.speed)?) };
     let lacking = missing(&config);
     if lacking.is_empty() {
         tracing::info!("playing a recorded node through real probes and the kernel");
         let publisher = bus.publisher(Source::Ebpf, "ebpf");
-        parts.spawn(through_probes(config, publisher, stop_extractors));
+        parts.spawn(through_probes(config, windows, publisher, stop_extractors));
     } else {
         tracing::info!("playing a recorded node straight from the recording, not through probes: {lacking}");
         let publisher = bus.publisher(Source::Capture, "capture");
-        parts.spawn(from_recording(config, publisher, stop_extractors));
+        parts.spawn(from_recording(config, windows, publisher, stop_extractors));
     }
     parts.until_end(&bus, stop).await
 }
@@ -119,14 +122,18 @@ fn missing(config: &Config) -> String {
 
 async fn from_recording(
     config: Config,
+    windows: Option<Windows>,
     mut publisher: peer_observer_bus::Publisher,
     stop: CancellationToken,
 ) -> Result<()> {
     let node: Arc<str> = NODE.into();
+    let begins = |round| windows.iter().for_each(|windows| windows.begins(round));
+    begins(Round::Tour);
     let tour = from_now(recording()?, config.speed);
     let events = capture::play(&tour, &node, 1.0, &mut publisher, &stop).await;
     after_tour(&config, events);
     while !config.once && !stop.is_cancelled() {
+        begins(Round::Busy);
         capture::play(&from_now(busy()?, config.speed), &node, 1.0, &mut publisher, &stop).await;
     }
     Ok(())
@@ -134,6 +141,7 @@ async fn from_recording(
 
 async fn through_probes(
     config: Config,
+    windows: Option<Windows>,
     publisher: peer_observer_bus::Publisher,
     stop: CancellationToken,
 ) -> Result<()> {
@@ -149,7 +157,11 @@ async fn through_probes(
     let play = tokio::task::spawn_blocking(move || -> Result<(DemoNode, u64)> {
         // Ends with an error when the extractor does.
         is_attached.recv().context("the ebpf extractor ended")?;
+        windows.iter().for_each(|windows| windows.begins(Round::Tour));
         let fired = node.fire(if once { demo_node::ONCE } else { demo_node::ON_AND_ON })?;
+        if let Some(windows) = windows {
+            node.tell(windows);
+        }
         Ok((node, fired))
     });
     let extractor = ebpf::run_and_tell(settings, publisher, stop.clone(), move |_| {
@@ -190,7 +202,8 @@ fn after_tour(config: &Config, events: u64) {
 struct DemoNode {
     child: Child,
     stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
+    /// What it says, until its windows listen to it.
+    stdout: Option<BufReader<ChildStdout>>,
 }
 
 impl DemoNode {
@@ -205,15 +218,25 @@ impl DemoNode {
             .context("starting the demo's node")?;
         let stdin = child.stdin.take().context("input of the demo's node")?;
         let stdout = child.stdout.take().context("output of the demo's node")?;
-        let mut node = DemoNode { child, stdin, stdout: BufReader::new(stdout) };
+        let mut node = DemoNode { child, stdin, stdout: Some(BufReader::new(stdout)) };
         node.line()?;
         Ok(node)
     }
 
     fn line(&mut self) -> Result<String> {
         let mut line = String::new();
-        self.stdout.read_line(&mut line).context("listening to the demo's node")?;
+        let stdout = self.stdout.as_mut().context("nobody listens to the demo's node")?;
+        stdout.read_line(&mut line).context("listening to the demo's node")?;
         Ok(line)
+    }
+
+    /// Tells the windows whenever the busy node's recording begins, until the process ends.
+    fn tell(&mut self, windows: Windows) {
+        let Some(stdout) = self.stdout.take() else { return };
+        let lines = stdout.lines().map_while(Result::ok);
+        std::thread::spawn(move || {
+            lines.filter(|line| line == demo_node::BUSY).for_each(|_| windows.begins(Round::Busy));
+        });
     }
 
     /// Fires the tour, and what follows it. Returns the number of hits of the tour.
@@ -253,6 +276,7 @@ mod tests {
     /// The live page, to which recordings are played without waiting.
     struct Page {
         address: std::net::SocketAddr,
+        bus: Bus,
         publisher: Publisher,
         stop: CancellationToken,
         /// When the next recording begins, ns since the UNIX epoch.
@@ -273,6 +297,7 @@ mod tests {
             let publisher = bus.publisher(Source::Capture, "capture");
             Page {
                 address,
+                bus,
                 publisher,
                 stop,
                 next_ns: peer_observer_bus::now_ns().next_multiple_of(1000),
@@ -368,6 +393,35 @@ mod tests {
             let begin_us = page.play(records).await;
             let again = said(&page, begin_us).await;
             assert_eq!(once, again, "{once:#} {again:#}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_demos_node_has_a_log_and_an_address_manager_of_now() {
+        let page = Page::open().await;
+        let begin_us = peer_observer_bus::now_ns() / 1000;
+        // Nobody waits for four minutes.
+        let windows = Windows::open(&page.bus, 100.0).unwrap();
+        for (round, address_groups, last_line) in
+            [(Round::Tour, 1, "CreateNewBlock() chunks"), (Round::Busy, 50, "Shutdown done")]
+        {
+            windows.begins(round);
+            let is_over = async {
+                loop {
+                    let log = page.get("log").await;
+                    let text = all(&log, "lines").last().map(|line| line["text"].to_string());
+                    if text.is_some_and(|text| text.contains(last_line)) {
+                        return log;
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            };
+            let log = tokio::time::timeout(LONG, is_over).await.expect("the log is told to its end");
+            assert!(all(&log, "lines").is_sorted_by_key(|line| line["time_us"].as_u64()));
+            assert!(all(&log, "lines")[0]["time_us"].as_u64().unwrap() >= begin_us, "{log:#}");
+            let addrman = page.get("addrman").await;
+            let groups = addrman["tables"]["group_count"].as_u64().unwrap();
+            assert!(groups >= address_groups, "{addrman:#}");
         }
     }
 

@@ -31,6 +31,8 @@ pub(crate) const OPTIONS: [&str; 2] = ["-regtest", "-datadir=/nonexistent"];
 /// What the demo says when the node shall begin: the tour alone, or what follows it, too.
 pub(crate) const ONCE: &str = "once";
 pub(crate) const ON_AND_ON: &str = "on and on";
+/// What the node says when the busy node's recording begins, each time.
+pub(crate) const BUSY: &str = "busy";
 
 /// Says that it is ready, waits for a line, fires the tour, says how many hits there were; then waits for the end of its input, or
 /// fires the busy node's recording over and over until then.
@@ -43,7 +45,7 @@ pub(crate) fn run(config: &Config) -> Result<()> {
     say(&format!("fired {fired}"))?;
     if line.trim() == ON_AND_ON {
         let (busy, speed) = (demo::busy()?, config.speed);
-        std::thread::spawn(move || while play(&busy, speed).is_ok() {});
+        std::thread::spawn(move || while say(BUSY).and_then(|()| play(&busy, speed)).is_ok() {});
     }
     line.clear();
     std::io::stdin().read_line(&mut line).context("waiting for the end")?;

@@ -9,13 +9,14 @@
 //! | run.rs | starting, watching over and ending the parts |
 //! | windows.rs | what looks into each node besides the tracepoints |
 //! | doctor.rs | what this machine can do |
-//! | demo.rs, demo_node.rs | the pipeline without a node |
+//! | demo.rs, demo_node.rs, demo_windows.rs | the pipeline without a node |
 
 mod cli;
 mod components;
 mod config;
 mod demo;
 mod demo_node;
+mod demo_windows;
 mod doctor;
 mod faults;
 mod run;

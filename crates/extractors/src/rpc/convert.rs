@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 /// Why an answer does not become an event.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub enum Error {
     /// The JSON is not that of the method.
     #[error(transparent)]
     Form(#[from] types::FormError),
@@ -253,6 +253,14 @@ fn hex(text: &str) -> Option<Vec<u8>> {
         return None;
     }
     pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
+}
+
+/// The event of what getrawaddrman answered, for answers that were recorded.
+///
+/// # Errors
+/// When it is no such answer.
+pub fn recorded_addrman(json: &str) -> Result<PeerObserverEvent, Error> {
+    addrman(types::read_json(json)?.value)
 }
 
 pub(super) fn addrman(answer: types::RawAddrman) -> Result<PeerObserverEvent, Error> {

@@ -42,6 +42,7 @@ use tracing::Instrument;
 use methods::Method;
 
 pub use config::{Config, IntervalError, MethodInterval};
+pub use convert::{Error as AnswerError, recorded_addrman};
 pub use page::Page;
 
 /// Time that `doctor` waits for an answer.
