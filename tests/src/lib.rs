@@ -17,6 +17,7 @@
 //! | [`node`] | a stand-in with all windows: RPC, debug.log |
 //! | [`stage`] | the live page, and what it is told |
 //! | [`strict`] | the public schema, and nothing else than the public schema |
+//! | [`told`] | what the live page is told, and what it has to show then |
 
 pub mod account;
 pub mod browser;
@@ -31,6 +32,7 @@ pub mod prometheus;
 pub mod recorded;
 pub mod stage;
 pub mod strict;
+pub mod told;
 
 use std::fs::File;
 use std::time::Duration;

@@ -135,11 +135,19 @@ impl Stage {
     /// # Panics
     /// When the recording is broken.
     pub fn play(&mut self, part: f64) {
+        self.play_until(part, Duration::ZERO);
+    }
+
+    /// Tells the first part of the recording, 0 to 1, as if its last event happened so long ago.
+    ///
+    /// # Panics
+    /// When the recording is broken.
+    pub fn play_until(&mut self, part: f64, ago: Duration) {
         let records: Vec<_> =
             Records::new(&self.recording).map(|record| record.expect("a whole record")).collect();
         let records = &records[..(records.len() as f64 * part) as usize];
         let Some(last) = records.last() else { return };
-        let shift = now_ns().saturating_sub(last.time_ns);
+        let shift = now_ns().saturating_sub(last.time_ns + ago.as_nanos() as u64);
         let node: Arc<str> = NODE.into();
         let mut batch = self.publisher.batch();
         for record in records {

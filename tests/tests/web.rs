@@ -1,201 +1,18 @@
-//! The live page in a real browser: content, what changes, keys, themes, phones, screen readers, a server that goes and comes back.
-//!
-//! `WEB_PICTURES=docs/web` keeps the pictures of all views that are taken here.
+//! The live page in a real browser: what changes, keys, nodes, tokens, a server that goes and comes back. `web_look.rs` looks at it.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use peer_observer_e2e::browser::{Browser, Scheme};
 use peer_observer_e2e::stage::Stage;
+use peer_observer_e2e::told::{log, message, tell_all};
 use peer_observer_e2e::{LONG, program};
-use peer_observer_events::PeerObserverEvent;
-use peer_observer_events::proto::bitcoin_primitives::{BlockHeader, ConnType};
-use peer_observer_events::proto::ebpf_extractor::Ebpf;
-use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
 use peer_observer_events::proto::ebpf_extractor::message::message_event::Msg;
-use peer_observer_events::proto::ebpf_extractor::message::{
-    BlockTxn, CompactBlock, GetBlockTxn, Headers, MessageEvent, Metadata, Ping, Version,
-};
-use peer_observer_events::proto::ebpf_extractor::validation::validation_event::Event as ValidationKind;
-use peer_observer_events::proto::ebpf_extractor::validation::{BlockConnected, ValidationEvent};
-use peer_observer_events::proto::log_extractor::log::LogEvent;
-use peer_observer_events::proto::log_extractor::{Log, LogDebugCategory, UnknownLogMessage};
-use peer_observer_events::proto::observer::{Books, Loss, TracepointBook};
+use peer_observer_events::proto::ebpf_extractor::message::{Ping, Version};
 use peer_observer_testkit::process::Process;
 use peer_observer_testkit::{need, require};
-
-/// Views, and words that each shows only when it has something to show.
-const VIEWS: [(&str, &[&str]); 11] = [
-    ("overview", &["Messages in", "connected", "inbound", "ipv4"]),
-    ("peers", &["/Satoshi:30.0.0/", "outbound-full-relay", "evicted", "watched"]),
-    ("circle", &["Busiest peers", "peer 0"]),
-    ("transactions", &["Accepted", "only takes"]),
-    ("addresses", &["By age when received"]),
-    ("blocks", &["first from", "transactions were missing"]),
-    ("pings", &["Node took", "µs"]),
-    ("addrman", &["102.18.0.0/16", "40.152.0.0/16", "71 new"]),
-    ("log", &["Shutdown done", "[validation]"]),
-    ("pipeline", &["net:inbound_message", "ring buffer"]),
-    ("peer?id=0", &["Conversation", "verack", "/Satoshi:29.0.0/"]),
-];
-
-fn log(text: &str) -> PeerObserverEvent {
-    PeerObserverEvent::LogExtractor(Log {
-        log_timestamp: 1,
-        category: LogDebugCategory::Net as i32,
-        threadname: "msghand".into(),
-        log_level: 3,
-        log_line_bytes: text.len() as u64,
-        detail: None,
-        log_event: Some(LogEvent::UnknownLogMessage(UnknownLogMessage { raw_message: text.into() })),
-    })
-}
-
-fn message(peer_id: u64, command: &str, msg: Msg) -> PeerObserverEvent {
-    let meta = Metadata {
-        peer_id,
-        addr: if peer_id < 900 { String::new() } else { format!("192.0.2.{peer_id}:8333") },
-        conn_type: ConnType::Inbound as i32,
-        command: command.into(),
-        inbound: true,
-        size: 8,
-    };
-    let event = MessageEvent { meta, decode_error: None, captured: None, msg: Some(msg) };
-    PeerObserverEvent::EbpfExtractor(Ebpf { ebpf_event: Some(EbpfEvent::Message(event)) })
-}
-
-/// Tells of blocks that come from peers: headers, a compact block with something missing, the chain.
-fn tell_blocks(stage: &mut Stage) {
-    for i in 0..5_u8 {
-        let hash = prost::bytes::Bytes::from(vec![i + 0xa0; 32]);
-        let header = BlockHeader { hash: hash.clone(), ..BlockHeader::default() };
-        let headers = || Msg::Headers(Headers { headers: vec![header.clone()] });
-        let compact = CompactBlock {
-            header: header.clone(),
-            nonce: 1,
-            short_ids: vec![prost::bytes::Bytes::from_static(&[0; 6]); 1_800 + usize::from(i)],
-            transactions: vec![Default::default()],
-        };
-        let ask = GetBlockTxn { block_hash: hash.clone(), tx_indexes: vec![1, 2, 3] };
-        let answer = BlockTxn { block_hash: hash.clone(), transactions: Vec::new() };
-        let connected = BlockConnected {
-            hash,
-            height: 134 + i32::from(i),
-            transactions: 1_801 + i64::from(i),
-            inputs: 4_200,
-            sigops: 9_000,
-            connection_time: 14_000_000,
-        };
-        let connected = Ebpf {
-            ebpf_event: Some(EbpfEvent::Validation(ValidationEvent {
-                event: Some(ValidationKind::BlockConnected(connected)),
-            })),
-        };
-        let steps = [
-            (0.0, message(u64::from(i) + 3, "headers", headers())),
-            (3.1, message(u64::from(i) + 1, "cmpctblock", Msg::Compactblock(compact))),
-            (9.4, message(7, "headers", headers())),
-            (4.0, sent(message(u64::from(i) + 1, "getblocktxn", Msg::Getblocktxn(ask)))),
-            (41.0, message(8, "headers", headers())),
-            (78.0, message(u64::from(i) + 1, "blocktxn", Msg::Blocktxn(answer))),
-            (95.0, PeerObserverEvent::EbpfExtractor(connected)),
-        ];
-        let begin = Duration::from_secs(5 * (6 - u64::from(i)));
-        for (ms, event) in steps {
-            stage.tell_earlier(begin - Duration::from_micros((ms * 1_000.0) as u64), event);
-        }
-    }
-}
-
-/// The same message, sent by the node.
-fn sent(mut event: PeerObserverEvent) -> PeerObserverEvent {
-    if let PeerObserverEvent::EbpfExtractor(Ebpf { ebpf_event: Some(EbpfEvent::Message(message)) }) =
-        &mut event
-    {
-        message.meta.inbound = false;
-    }
-    event
-}
-
-/// Tells a bit of everything.
-fn tell_all(stage: &mut Stage) {
-    // Near its end, peers leave.
-    stage.play(0.8);
-    tell_blocks(stage);
-    stage.open_windows();
-    let tracepoints = ["net:inbound_message", "net:outbound_message"].map(|name| TracepointBook {
-        tracepoint: name.into(),
-        hits: 12_345,
-        dropped: 7,
-        unread: 0,
-        published: 12_338,
-    });
-    stage.tell(PeerObserverEvent::Books(Books { pid: 4711, tracepoints: tracepoints.into() }));
-}
-
-/// Tells that something was lost: every view warns of it from then on.
-fn tell_loss(stage: &mut Stage) {
-    let loss = Loss { stage: 2, cause: "full".into(), count: 7, component: "ebpf".into(), ..Loss::default() };
-    stage.tell(PeerObserverEvent::Loss(loss));
-}
-
-/// Tells messages that fly.
-fn tell_chatter(stage: &mut Stage) {
-    for i in 0..90 {
-        let chat = match i % 3 {
-            0 => message(i % 13 + 1, "inv", Msg::Inv(Default::default())),
-            1 => sent(message(i % 12 + 1, "tx", Msg::Tx(Default::default()))),
-            _ => message(i % 11 + 1, "getdata", Msg::Getdata(Default::default())),
-        };
-        stage.tell(chat);
-    }
-}
-
-fn pictures() -> Option<PathBuf> {
-    let folder = std::env::var_os("WEB_PICTURES")?;
-    Some(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(folder))
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_view_shows_what_happened_without_a_complaint_in_both_themes() {
-    require!(need::chromium());
-    let mut browser = Browser::start(1360, 850).await;
-    for scheme in [Scheme::Dark, Scheme::Light] {
-        let mut stage = Stage::start(None).await;
-        tell_all(&mut stage);
-        browser.prefer(scheme).await;
-        for (view, words) in VIEWS {
-            if view == "pipeline" {
-                tell_loss(&mut stage);
-            }
-            browser.go(&stage.url(view)).await;
-            for word in words {
-                browser.until_shown(word).await;
-            }
-            let theme = format!("document.documentElement.dataset.theme === '{}'", scheme.name());
-            browser.until(&theme).await;
-            assert_eq!(browser.eval("document.querySelectorAll('h1').length").await, 1, "{view}");
-            if let Some(folder) = pictures() {
-                // Rates should not be those of silence, something should fly, and lines should have been drawn.
-                for _ in 0..3 {
-                    tell_chatter(&mut stage);
-                    tokio::time::sleep(Duration::from_millis(600)).await;
-                }
-                let name = view.split('?').next().unwrap();
-                browser.picture(&folder.join(format!("{name}-{}.webp", scheme.name()))).await;
-            }
-            let found = browser.stumbling_blocks().await;
-            assert!(found.is_empty(), "{view} in {scheme:?}: {found:#?}");
-            let problems = browser.problems().await;
-            assert!(problems.is_empty(), "{view} in {scheme:?}: {problems:#?}");
-        }
-        browser.go("about:blank").await;
-        stage.end().await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_happens_shows_by_itself_and_views_answer_to_keys_and_clicks() {
@@ -648,29 +465,6 @@ async fn what_a_peer_calls_itself_is_shown_as_it_is_and_does_nothing() {
         "(() => { try { document.body.innerHTML = '<b>x</b>'; return false } catch { return true } })()",
     );
     assert_eq!(refused.await, true);
-    stage.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_view_fits_a_phone() {
-    require!(need::chromium());
-    let mut stage = Stage::start(None).await;
-    tell_all(&mut stage);
-    tell_loss(&mut stage);
-    let mut browser = Browser::start(390, 844).await;
-    for (view, words) in VIEWS {
-        browser.go(&stage.url(view)).await;
-        browser.until_shown(words[0]).await;
-        let wide = browser.eval("document.documentElement.scrollWidth").await.as_u64().unwrap();
-        assert!(wide <= 390, "{view} is {wide} wide");
-        if let Some(folder) = pictures().filter(|_| view == "overview" || view == "peers") {
-            tokio::time::sleep(Duration::from_millis(900)).await;
-            browser.picture(&folder.join(format!("{view}-phone.webp"))).await;
-        }
-        let found = browser.stumbling_blocks().await;
-        assert!(found.is_empty(), "{view}: {found:#?}");
-    }
-    assert_eq!(browser.problems().await, Vec::<String>::new());
     stage.end().await;
 }
 
