@@ -241,6 +241,18 @@ async fn peers_are_grouped_as_one_likes() {
     stage.end().await;
 }
 
+/// Tells lines of the log after two others, and waits until the server has them.
+async fn tell_lines(stage: &mut Stage, browser: &mut Browser, numbers: std::ops::Range<u32>) {
+    let all = numbers.end + 2;
+    for number in numbers {
+        stage.tell(log(&format!("line {number}")));
+    }
+    let came = format!(
+        "(async () => {{ while ((await (await fetch('/api/v1/log?limit=1')).json()).next < {all}) {{ /* again */ }} }})()"
+    );
+    browser.eval(&came).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_that_came_while_nobody_looked_are_shown_or_counted() {
     require!(need::chromium());
@@ -267,14 +279,21 @@ async fn lines_that_came_while_nobody_looked_are_shown_or_counted() {
         )
     };
     browser.eval(&hide(true)).await;
-    for i in 0..1_500 {
-        stage.tell(log(&format!("line {i}")));
-    }
-    browser
-        .eval("(async () => { while ((await (await fetch('/api/v1/log?limit=1')).json()).next < 1502) { /* again */ } })()")
-        .await;
+    tell_lines(&mut stage, &mut browser, 0..1_500).await;
     browser.eval(&hide(false)).await;
-    browser.until_shown("line 1499").await;
+    browser.until_shown("1,502 lines kept here").await;
+    let text = browser.eval("document.querySelector('main').innerText").await;
+    let text = text.as_str().unwrap();
+    assert!(!text.contains("left out"), "{text:.200}");
+    let order = "((numbers) => numbers.length === 1_500 && numbers.every((number, at) => number === at)) \
+                 ([...document.querySelectorAll('.log div')].map((line) => /line (\\d+)$/.exec(line.innerText)) \
+                 .filter(Boolean).map(([, number]) => Number(number)).slice(-1_500))";
+    browser.until(order).await;
+    // The server keeps 4,000.
+    browser.eval(&hide(true)).await;
+    tell_lines(&mut stage, &mut browser, 1_500..6_000).await;
+    browser.eval(&hide(false)).await;
+    browser.until_shown("line 5999").await;
     browser.until_shown(" 500 left out").await;
 
     browser.go(&stage.url("log?filter=needle")).await;

@@ -7,6 +7,8 @@ import { keep, recall } from "../lib/store.js";
 // Lines that are kept in the page.
 const KEPT = 5000;
 const SHOWN = 1500;
+// Lines that are fetched at once: as many as the server keeps.
+const FETCHED = 4000;
 
 export function show(app, root, parameters) {
   if (app.limited) {
@@ -19,6 +21,7 @@ export function show(app, root, parameters) {
   let lines = [];
   let skipped = 0;
   let follow = true;
+  let fetching = false;
   const lead = h("p", { class: "lead" });
   const box = h("div", { class: "log", tabindex: "0", role: "log", "aria-label": "Lines of debug.log", "aria-live": "off" });
   const input = (label, value, changed) => h("input", { type: "search", placeholder: label, "aria-label": label, value, oninput: (event) => changed(event.target.value) });
@@ -64,6 +67,31 @@ export function show(app, root, parameters) {
   redraw();
   addEventListener("pausechange", redraw);
   app.atEnd(() => removeEventListener("pausechange", redraw));
+  /** Fetches lines between two that are here: more came at once than the server sends by itself. What it still has is shown. */
+  async function fetchBetween(before, after) {
+    if (fetching) return;
+    fetching = true;
+    const query = new URLSearchParams({ ...(app.node ? { node: app.node } : {}), after: before, limit: FETCHED });
+    const answer = await fetch(`/api/v1/log?${query}`).then((answer) => (answer.ok ? answer.json() : null)).catch(() => null);
+    fetching = false;
+    if (app.ended || !answer) return;
+    const found = answer.lines.filter((line) => line.number > before && line.number < after);
+    const place = lines.findIndex((line) => line.number >= after);
+    // A server that was started again counts anew: what it has is not what was missed.
+    if (place < 1 || lines[place - 1].number !== before || answer.next < after) return;
+    lines = [...lines.slice(0, place), ...found, ...lines.slice(place)].slice(-KEPT);
+    skipped -= found.length;
+    offer(found);
+    if (!app.paused) redraw();
+  }
+
+  /** Offers the categories of lines. */
+  function offer(some) {
+    for (const name of new Set(some.map((line) => line.category))) {
+      if (![...categories.options].some((option) => option.value === name)) categories.append(h("option", { value: name, selected: name === category }, name.toLowerCase()));
+    }
+  }
+
   // While paused, lines are kept but not shown: the server counts them as sent.
   app.open("log", { limit: 1000 }, 400, (data) => {
     // A connection that came back begins with lines that are here already, or with later ones than the next.
@@ -71,11 +99,13 @@ export function show(app, root, parameters) {
     const anew = data.next < newest;
     if (anew) lines = [];
     const fresh = lines.length ? data.lines.filter((line) => line.number > newest) : data.lines;
-    if (lines.length && fresh.length) skipped += fresh[0].number - newest - 1;
+    const gap = lines.length && fresh.length ? fresh[0].number - newest - 1 : 0;
     const empty = lines.length === 0;
     lines = lines.concat(fresh).slice(-KEPT);
-    for (const name of new Set(fresh.map((line) => line.category))) {
-      if (![...categories.options].some((option) => option.value === name)) categories.append(h("option", { value: name, selected: name === category }, name.toLowerCase()));
+    offer(fresh);
+    if (gap) {
+      skipped += gap;
+      fetchBetween(newest, fresh[0].number);
     }
     if (app.paused) return;
     const matching = fresh.filter(wanted);
