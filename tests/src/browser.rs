@@ -215,9 +215,30 @@ impl Browser {
 
     /// Presses a key and lets it go.
     pub async fn press(&mut self, key: &str) {
-        let text = if key.chars().count() == 1 { key } else { "" };
+        let text = match key {
+            "Enter" => "\r",
+            one if one.chars().count() == 1 => one,
+            _ => "",
+        };
         for kind in ["keyDown", "keyUp"] {
             self.call("Input.dispatchKeyEvent", json!({ "type": kind, "key": key, "text": text })).await;
+        }
+    }
+
+    /// Touches a place in what an expression finds, and lets it go: so far from its left and its top, as parts of its width and height.
+    ///
+    /// # Panics
+    /// When it finds nothing.
+    pub async fn tap(&mut self, expression: &str, across: f64, down: f64) {
+        let place = format!(
+            "(() => {{ const box = ({expression}).getBoundingClientRect(); \
+             return [box.left + box.width * {across}, box.top + box.height * {down}]; }})()"
+        );
+        let place = self.eval(&place).await;
+        self.call("Emulation.setTouchEmulationEnabled", json!({ "enabled": true })).await;
+        let point = json!([{ "x": place[0], "y": place[1] }]);
+        for (kind, points) in [("touchStart", point), ("touchEnd", json!([]))] {
+            self.call("Input.dispatchTouchEvent", json!({ "type": kind, "touchPoints": points })).await;
         }
     }
 

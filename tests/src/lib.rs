@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`account`] | what became of hits: delivered or counted as lost |
 //! | [`browser`] | a real browser |
+//! | [`colours`] | how far apart colours are, for whom |
 //! | [`everything`] | events of every kind that a metric counts, where the recordings have none |
 //! | [`extractor`] | the eBPF extractor, in the process of the test |
 //! | [`flood`] | a metrics tool whose page is as long as others can make it |
@@ -21,6 +22,7 @@
 
 pub mod account;
 pub mod browser;
+pub mod colours;
 pub mod everything;
 pub mod extractor;
 pub mod flood;

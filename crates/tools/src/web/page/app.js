@@ -149,6 +149,7 @@ async function route() {
     link.href = address(link.dataset.view, { node });
   }
   $("brand").href = address("overview", { node });
+  bringIntoSight($("menu"), $("menu").querySelector("a[aria-current]"));
   entitle(view);
   const root = h("div");
   app.root = root;
@@ -162,6 +163,19 @@ async function route() {
     put(root, h("div", { class: "state" }, h("h1", {}, "This view cannot be shown"), h("p", {}, String(error)), h("p", {}, h("a", { href: location.href, onclick: () => location.reload() }, "Load the page again"))));
   }
   if (!app.ended) takeNodes(nodes);
+}
+
+/** Where the menu is a row that does not fit, it is moved to what is shown, and its ends fade where it goes on. */
+function bringIntoSight(row, link) {
+  const [outer, inner] = [row.getBoundingClientRect(), link.getBoundingClientRect()];
+  row.scrollLeft += inner.left + inner.width / 2 - outer.left - outer.width / 2;
+  fade();
+}
+
+function fade() {
+  const row = $("menu");
+  row.classList.toggle("goes-on-left", row.scrollLeft > 1);
+  row.classList.toggle("goes-on-right", row.scrollLeft + row.clientWidth < row.scrollWidth - 1);
 }
 
 function entitle(view) {
@@ -316,6 +330,8 @@ $("skip").addEventListener("click", (event) => {
   event.preventDefault();
   $("main").focus();
 });
+$("menu").addEventListener("scroll", fade, { passive: true });
+addEventListener("resize", fade);
 dark.addEventListener("change", () => theme(recall("theme", "system")));
 
 put($("menu"), h("ul", {}, menu.map((view, at) => h("li", {}, h("a", { href: `#/${view.name}`, "data-view": view.name }, at < 10 ? h("kbd", { "aria-hidden": "true" }, String((at + 1) % 10)) : null, view.title)))));

@@ -13,16 +13,69 @@ export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
 
-/** The colour of the series at that place. */
-export function seriesColour(at) {
-  return colour(`s${at % 8}`);
+// Kinds of messages, in the order of their colours: a kind has the same in every view, however frequent it is.
+const KINDS = [
+  ["tx", ["tx"]],
+  ["inv", ["inv"]],
+  ["getdata", ["getdata", "notfound"]],
+  ["addresses", ["addr", "addrv2", "getaddr"]],
+  ["headers", ["headers", "getheaders"]],
+  ["blocks", ["block", "cmpctblock", "getblocktxn", "blocktxn", "getblocks"]],
+  ["ping, pong", ["ping", "pong"]],
+];
+const OTHER = "other";
+const KIND_OF = new Map(KINDS.flatMap(([kind, types]) => types.map((type) => [type, kind])));
+
+/** Names of the kinds of messages, in the order of their colours. */
+export const kinds = [...KINDS.map(([kind]) => kind), OTHER];
+
+/** The kind of messages of that type. */
+export function kindOf(type) {
+  return KIND_OF.get(type) ?? OTHER;
 }
 
-/** A number to end an axis with: 1, 2 or 5 times a power of ten. */
+/** The place of a kind in their order. */
+export function kindAt(kind) {
+  return kinds.indexOf(kind);
+}
+
+/** The colour of a kind of messages. */
+export function kindColour(kind) {
+  return colour(`s${kindAt(kind)}`);
+}
+
+/** A number to end an axis with, or to divide it by: 1, 2 or 5 times a power of ten. */
 function round(most) {
   if (most <= 0) return 1;
   const power = 10 ** Math.floor(Math.log10(most));
   return [1, 2, 5, 10].map((n) => n * power).find((n) => n >= most);
+}
+
+/** The greatest number with one digit that is not more. */
+function floor(most) {
+  const power = 10 ** Math.floor(Math.log10(most));
+  return Math.floor(most / power + 1e-9) * power;
+}
+
+/** What is marked on a side of an axis that goes so far: multiples of the step, and something in any case. */
+function marks(far, step) {
+  const all = Array.from({ length: Math.min(40, Math.floor(far / step + 1e-9)) }, (_, at) => (at + 1) * step);
+  return all.length || far <= 0 ? all : [floor(far)];
+}
+
+// Steps of an axis of time, s.
+const STEPS = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400];
+
+/** Whole times between two, us, as many as there is room for, and how to write them. */
+function times(from, to, room) {
+  const least = (to - from) / 1_000_000 / Math.max(1, room);
+  const step = STEPS.find((s) => s >= least) ?? STEPS.at(-1);
+  // Whole hours are those of the reader's clock.
+  const shift = new Date(from / 1000).getTimezoneOffset() * 60_000_000;
+  const us = step * 1_000_000;
+  const all = [];
+  for (let at = Math.ceil((from - shift) / us) * us + shift; at <= to; at += us) all.push(at);
+  return { all, write: (at) => (step % 60 ? clock(at) : clock(at).slice(0, 5)) };
 }
 
 /**
@@ -107,29 +160,42 @@ export function chart(label, size) {
     c.lineWidth = 1;
     c.textAlign = "right";
     c.textBaseline = "middle";
-    const mark = round(Math.max(...most, data.least ?? 0) / 2.5);
-    const low = down ? -Math.floor(((1 - share) * space) / scale / mark) : 0;
-    for (let n = low; TOP <= zero - n * mark * scale + 0.5; n += 1) {
-      const y = Math.round(zero - n * mark * scale) + 0.5;
+    const mark = round(Math.max(space * share, space * (1 - share)) / scale / 4);
+    const sides = [[1, (space * share) / scale], [-1, down ? (space * (1 - share)) / scale : 0]];
+    const ticks = [0, ...sides.flatMap(([sign, far]) => marks(far, mark).map((value) => sign * value))];
+    for (const value of ticks) {
+      const y = Math.round(zero - value * scale) + 0.5;
       c.beginPath();
       c.moveTo(LEFT, y);
       c.lineTo(width, y);
       c.stroke();
-      c.fillText(n === 0 ? "0" : format(Math.abs(n * mark)), LEFT - 6, y);
-      if (n > 40) break;
+      // 50, not 50.0.
+      c.fillText(value === 0 ? "0" : format(Math.abs(value)).replace(/\.0+(?!\d)/, ""), LEFT - 6, y);
     }
-    c.textAlign = "center";
     c.textBaseline = "alphabetic";
-    const ticks = Math.max(1, Math.min(count - 1, Math.floor((width - LEFT) / 110)));
-    for (let n = 0; n <= ticks && count > 1; n += 1) {
-      const i = Math.round(((count - 1) * n) / ticks);
-      c.textAlign = n === 0 ? "left" : n === ticks ? "right" : "center";
+    const label = (words, middle) => {
+      const half = c.measureText(words).width / 2;
+      c.fillText(words, Math.max(LEFT + half, Math.min(width - half, middle)), height - 4);
+    };
+    c.textAlign = "center";
+    if (step && count > 1) {
+      const last = start + (count - 1) * step;
+      const { all, write } = times(start, last, (width - LEFT) / 90);
+      for (const time of all) {
+        const middle = x((time - start) / step);
+        c.beginPath();
+        c.moveTo(Math.round(middle) + 0.5, height - BOTTOM);
+        c.lineTo(Math.round(middle) + 0.5, height - BOTTOM + 4);
+        c.stroke();
+        label(write(time), middle);
+      }
+    } else if (count > 1) {
       // Without a step the values are not equally far apart: which is older is all there is to say.
-      const words = step ? clock(start + i * step) : n === 0 ? "older" : n === ticks ? "newer" : "";
-      c.fillText(words, x(i), height - 4);
+      label("older", LEFT);
+      label("newer", width);
     }
 
-    const floor = [new Array(count).fill(0), new Array(count).fill(0)];
+    const below = [new Array(count).fill(0), new Array(count).fill(0)];
     for (const s of series) {
       const side = s.below ? 1 : 0;
       const sign = s.below ? -1 : 1;
@@ -150,14 +216,14 @@ export function chart(label, size) {
       // Steps: what was counted in a second is not on its way to that of the next one.
       const half = (x(1) - x(0)) / 2 || 2;
       const edge = (i, y) => { c.lineTo(Math.max(LEFT, x(i) - half), y); c.lineTo(Math.min(width - 2, x(i) + half), y); };
-      for (let i = 0; i < count; i += 1) edge(i, zero - sign * (floor[side][i] + (s.values[i] ?? 0)) * scale);
+      for (let i = 0; i < count; i += 1) edge(i, zero - sign * (below[side][i] + (s.values[i] ?? 0)) * scale);
       for (let i = count - 1; i >= 0; i -= 1) {
-        const y = zero - sign * floor[side][i] * scale;
+        const y = zero - sign * below[side][i] * scale;
         c.lineTo(Math.min(width - 2, x(i) + half), y);
         c.lineTo(Math.max(LEFT, x(i) - half), y);
       }
       c.fill();
-      s.values.forEach((v, i) => (floor[side][i] += v ?? 0));
+      s.values.forEach((v, i) => (below[side][i] += v ?? 0));
     }
     if (down) {
       c.fillStyle = colour("dim");

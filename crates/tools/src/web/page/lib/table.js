@@ -1,6 +1,6 @@
 // Tables that are sorted, and change in place: rows keep their identity, cells are written only when they differ.
 
-import { h, svg, text } from "./dom.js";
+import { arrange, h, svg, text } from "./dom.js";
 import { keep, recall } from "./store.js";
 
 // More rows than this are shown when asked for.
@@ -16,7 +16,10 @@ export function spark() {
     set(values) {
       const most = Math.max(4, ...values);
       const wide = 59 / Math.max(1, values.length - 1);
-      const d = values.map((v, i) => `${i ? "L" : "M"}${(i * wide).toFixed(1)} ${(17 - (16 * v) / most).toFixed(1)}`).join("");
+      // One value is a dot: a line of no length.
+      const alone = values.length === 1;
+      path.setAttribute("class", alone ? "dot-alone" : "");
+      const d = alone ? `M30 ${(17 - (16 * values[0]) / most).toFixed(1)}h.01` : values.map((v, i) => `${i ? "L" : "M"}${(i * wide).toFixed(1)} ${(17 - (16 * v) / most).toFixed(1)}`).join("");
       if (d !== last) path.setAttribute("d", (last = d));
     },
   };
@@ -33,6 +36,9 @@ export function table(columns, options) {
   let group = null;
   let limit = ROWS;
   const known = new Map();
+  const groups = new Map();
+  const empty = h("td", { class: "dim" });
+  const emptyRow = h("tr", {}, empty);
   const heads = columns.map((column) => {
     const value = column.value ?? ((row) => row[column.key]);
     column.value = value;
@@ -78,6 +84,15 @@ export function table(columns, options) {
     return entry.element;
   }
 
+  /** The row above a group. */
+  function heading(name, members, wide) {
+    if (!groups.has(name)) groups.set(name, h("tr", { class: "group" }, h("th", { scope: "colgroup" })));
+    const row = groups.get(name);
+    row.firstChild.setAttribute("colspan", wide);
+    text(row.firstChild, `${name} (${members})`);
+    return row;
+  }
+
   function draw() {
     columns.forEach((column, at) => {
       if (column.key === sortKey) heads[at].setAttribute("aria-sort", order);
@@ -90,24 +105,21 @@ export function table(columns, options) {
     const shown = sorted.slice(0, limit);
     const wanted = [];
     if (group) {
-      const groups = Map.groupBy ? Map.groupBy(shown, group) : shown.reduce((all, row) => all.set(group(row), [...(all.get(group(row)) ?? []), row]), new Map());
-      for (const [name, members] of [...groups].sort((a, b) => b[1].length - a[1].length)) {
-        wanted.push(h("tr", { class: "group" }, h("th", { colspan: wide, scope: "colgroup" }, `${name} (${members.length})`)));
-        wanted.push(...members.map(line));
+      const members = Map.groupBy ? Map.groupBy(shown, group) : shown.reduce((all, row) => all.set(group(row), [...(all.get(group(row)) ?? []), row]), new Map());
+      for (const [name, all] of [...members].sort((a, b) => b[1].length - a[1].length)) {
+        wanted.push(heading(name, all.length, wide), ...all.map(line));
       }
+      for (const name of groups.keys()) if (!members.has(name)) groups.delete(name);
     } else {
       wanted.push(...shown.map(line));
     }
     if (wanted.length === 0) {
-      wanted.push(h("tr", {}, h("td", { colspan: wide, class: "dim" }, typeof options.empty === "function" ? options.empty() : (options.empty ?? "Nothing to show."))));
+      empty.setAttribute("colspan", wide);
+      text(empty, typeof options.empty === "function" ? options.empty() : (options.empty ?? "Nothing to show."));
+      wanted.push(emptyRow);
     }
-    // Rows that stay where they are keep their focus and selection.
-    const same = wanted.length === body.children.length && wanted.every((row, at) => row === body.children[at]);
-    if (!same) {
-      const focused = document.activeElement;
-      body.replaceChildren(...wanted);
-      if (focused && focused !== document.activeElement && body.contains(focused)) focused.focus({ preventScroll: true });
-    }
+    // Rows keep their focus and selection.
+    arrange(body, wanted);
     more.hidden = sorted.length <= limit;
     text(more, `Show more (${sorted.length - shown.length} left)`);
     if (known.size > 2 * rows.length + 100) {

@@ -7,7 +7,7 @@ import { table } from "../lib/table.js";
 export function show(app, root) {
   let now = 0;
   const numbers = stats("Addresses");
-  const networks = bars("Received and sent addresses by network");
+  const networks = bars("Received and sent addresses by network", [["received", "in"], ["sent", "out"]]);
   const ages = bars("Received addresses by age");
   const groups = bars("Received addresses by netgroup");
   const n = (key, title, hint) => ({ key, title, hint, num: true, text: (row) => short(row[key]) });
@@ -34,7 +34,7 @@ export function show(app, root) {
   put(root, h("div", { class: "head" }, h("h1", {}, "Addresses"), h("p", { class: "lead" }, "gossip of addresses of nodes")),
     numbers.element,
     h("div", { class: "grid" },
-      panel("By network, received and sent", "w4", networks.element),
+      panel("By network", "w4", networks.element),
       panel("By age when received", "w4", ages.element),
       panel("Netgroups received most", "w4", app.limited ? hidden() : groups.element),
       panel("By peer", null, peers.element),
@@ -50,7 +50,7 @@ export function show(app, root) {
       ["Announce themselves", count(data.peers.filter((row) => row.self_announced).length), "peers"],
     ]);
     networks.set(data.networks.map((row) => [row.network, [row.received, row.sent], `${short(row.received)} in, ${short(row.sent)} out`]));
-    ages.set(data.ages.map((row) => [row.age, [row.count], count(row.count)]));
+    ages.set(data.ages.map((row) => [row.age === "older" ? row.age : `< ${row.age}`, [row.count], count(row.count)]));
     groups.set((data.groups ?? []).slice(0, 12).map((row) => [row.group, [row.count], count(row.count)]));
     peers.set(data.peers);
     news.set(data.announcements ?? []);

@@ -1,51 +1,51 @@
 // Peers on a ring, messages in flight. In a flood, a sample of them flies.
 
-import { colour, seriesColour } from "../lib/chart.js";
-import { h, panel, put, text } from "../lib/dom.js";
+import { colour, kindColour, kindOf, kinds } from "../lib/chart.js";
+import { facts, h, keyed, panel, put, text } from "../lib/dom.js";
 import { bytes, count, duration } from "../lib/format.js";
 
 // Messages that fly for one update of the server, and how long each takes, ms.
 const SAMPLE = 40;
 const FLIGHT = 900;
-const TYPES = ["inv", "tx", "getdata", "addrv2", "headers", "ping"];
-const LABELS = { block: "blocks", ping: "ping, pong" };
-const BLOCKS = new Set(["block", "cmpctblock", "blocktxn", "getblocktxn"]);
-
-function typeColour(type) {
-  if (type === "pong") return seriesColour(5);
-  if (BLOCKS.has(type)) return colour("bad");
-  const at = TYPES.indexOf(type);
-  return at < 0 ? seriesColour(7) : seriesColour(at);
-}
+// How far from a peer one may point, px.
+const POINTER = 18;
+const FINGER = 28;
 
 export function show(app, root) {
   const canvas = h("canvas", { id: "circle", role: "img", "aria-label": "Peers on a ring around the node; messages fly between them. The list of peers beside it says the same in words." });
   const lead = h("p", { class: "lead" });
-  const about = h("dl", { class: "facts" });
+  const about = facts();
+  const hint = h("p", { class: "dim" }, "Point at a peer, or tap it, to see who it is. A click, or a second tap, leads to it.");
   const busiest = h("ul", { class: "feed" });
-  const key = h("ul", { class: "legend" }, [...TYPES, "block", "other"].map((type) => h("li", {}, h("i", { vars: { background: typeColour(type) }, "aria-hidden": "true" }), LABELS[type] ?? type)));
+  const key = h("ul", { class: "legend" },
+    kinds.map((kind) => h("li", { "data-kind": kind }, h("i", { "aria-hidden": "true" }), kind)),
+    [["inbound", "in"], ["outbound", "out"]].map(([name, way]) => h("li", {}, h("i", { class: `peer-dot ${way}`, "aria-hidden": "true" }), `${name} peer`)));
   put(root,
     h("div", { class: "head" }, h("h1", {}, "Circle"), lead),
     h("div", { class: "grid" },
       h("section", { class: "panel w8 circle-box" }, canvas, key),
       h("div", { class: "w4 grid" },
-        panel("Under the pointer", null, about),
+        panel("One of them", null, hint, about.element),
         panel("Busiest peers", null, busiest))));
 
   let peers = [];
   let places = new Map();
   let flying = [];
-  let hovered = null;
+  let chosen = null;
+  let link = {};
+  let touch = false;
   let width = 0;
   let stale = true;
   let skipped = 0;
   let colours = {};
+  let kindColours = {};
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
   const learn = () => {
     stale = true;
     colours = Object.fromEntries(["text", "dim", "line", "panel", "accent", "in", "out", "strong"].map((name) => [name, colour(name)]));
-    [...key.children].forEach((item, at) => item.firstChild.style.setProperty("background", typeColour([...TYPES, "block", "other"][at])));
+    kindColours = Object.fromEntries(kinds.map((kind) => [kind, kindColour(kind)]));
+    for (const item of key.querySelectorAll("[data-kind]")) item.firstChild.style.setProperty("background", kindColours[item.dataset.kind]);
   };
   learn();
   addEventListener("themechange", learn);
@@ -55,17 +55,23 @@ export function show(app, root) {
     peers = [...data.peers].sort((a, b) => a.type.localeCompare(b.type) || a.id - b.id);
     layout();
     text(lead, `${count(peers.length)} peers, by connection type${skipped ? " · a sample of all messages flies" : ""}`);
-    const recent = (row) => row.spark.slice(-4).reduce((a, b) => a + b, 0) / 20;
     const top = [...peers].sort((a, b) => recent(b) - recent(a)).slice(0, 12);
-    put(busiest, top.map((row) => h("li", {}, h("span", {}, app.peer(row.id)), h("span", { class: "what dim" }, `${recent(row).toFixed(1)}/s ${row.user_agent ?? row.type}`))));
+    drawBusiest(top);
     describe();
   });
   app.open("messages", { limit: SAMPLE }, 200, (data) => {
     skipped = data.skipped + data.forgotten;
     const begin = performance.now();
     // What came in one update did not come at once.
-    data.messages.forEach((message, at) => flying.push({ ...message, begin: begin + (200 * at) / data.messages.length, colour: typeColour(message.type) }));
+    data.messages.forEach((message, at) => flying.push({ ...message, begin: begin + (200 * at) / data.messages.length, kind: kindOf(message.type) }));
     if (flying.length > 1000) flying = flying.slice(-1000);
+  });
+
+  const recent = (row) => row.spark.slice(-4).reduce((a, b) => a + b, 0) / 20;
+  const drawBusiest = keyed(busiest, {
+    key: (row) => row.id,
+    make: (row) => h("li", {}, h("span", {}, app.peer(row.id)), h("span", { class: "what dim" })),
+    fill: (item, row) => text(item.lastChild, `${recent(row).toFixed(1)}/s ${row.user_agent ?? row.type}`),
   });
 
   function layout() {
@@ -79,32 +85,43 @@ export function show(app, root) {
     });
   }
 
-  function near(x, y) {
+  /** The peer at that place: nearer to it than so many pixels. */
+  function near(x, y, within) {
     let best = null;
     for (const place of places.values()) {
       const d = Math.hypot(place.x - x, place.y - y);
-      if (d < 18 && (!best || d < best.d)) best = { ...place, d };
+      if (d < within && (!best || d < best.d)) best = { ...place, d };
     }
     return best?.peer ?? null;
   }
 
-  canvas.addEventListener("pointermove", (event) => {
-    hovered = near(event.offsetX, event.offsetY)?.id ?? null;
+  function choose(id) {
+    chosen = id;
     stale = true;
-    canvas.style.cursor = hovered === null ? "default" : "pointer";
     describe();
+  }
+
+  canvas.addEventListener("pointermove", (event) => {
+    // A finger that moves scrolls.
+    if (event.pointerType === "touch") return;
+    choose(near(event.offsetX, event.offsetY, POINTER)?.id ?? null);
+    canvas.style.setProperty("cursor", chosen === null ? "default" : "pointer");
   });
+  canvas.addEventListener("pointerdown", (event) => { touch = event.pointerType === "touch"; });
+  // A finger cannot point without touching: its first tap says who it is, the second one leads there.
   canvas.addEventListener("click", (event) => {
-    const peer = near(event.offsetX, event.offsetY);
-    if (peer) location.hash = app.link("peer", { id: peer.id });
+    const id = near(event.offsetX, event.offsetY, touch ? FINGER : POINTER)?.id ?? null;
+    if (id !== null && (!touch || id === chosen)) location.hash = app.link("peer", { id });
+    else choose(id);
   });
 
   function describe() {
-    const peer = places.get(hovered)?.peer;
-    const rows = peer
-      ? [["Peer", peer.id], ["Type", peer.type], ["Address", peer.addr ?? peer.network], ["User agent", peer.user_agent ?? "not seen"], ["Ping", duration(peer.ping_us)], ["In", `${count(peer.messages_in)}, ${bytes(peer.bytes_in)}`], ["Out", `${count(peer.messages_out)}, ${bytes(peer.bytes_out)}`]]
-      : [["", "Point at a peer to see who it is; a click leads to it."]];
-    put(about, rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]));
+    const peer = places.get(chosen)?.peer;
+    if (peer && link.id !== peer.id) link = { id: peer.id, element: app.peer(peer.id) };
+    hint.hidden = Boolean(peer);
+    about.set(peer
+      ? [["Peer", link.element], ["Type", peer.type], ["Address", peer.addr ?? peer.network], ["User agent", peer.user_agent ?? "not seen"], ["Ping", duration(peer.ping_us)], ["In", `${count(peer.messages_in)}, ${bytes(peer.bytes_in)}`], ["Out", `${count(peer.messages_out)}, ${bytes(peer.bytes_out)}`]]
+      : []);
   }
 
   // What stands still is drawn when it changes, not for every frame.
@@ -122,10 +139,16 @@ export function show(app, root) {
       c.moveTo(w / 2, hgt / 2);
       c.lineTo(x, y);
       c.stroke();
-      c.fillStyle = peer.inbound ? colours.in : colours.out;
+      // Who came is hollow, whom the node went to is full: also for who sees no difference between the colours.
       c.beginPath();
-      c.arc(x, y, peer.id === hovered ? 9 : 6, 0, 7);
+      c.arc(x, y, peer.id === chosen ? 9 : 6, 0, 7);
+      c.fillStyle = peer.inbound ? colours.panel : colours.out;
       c.fill();
+      if (peer.inbound) {
+        c.strokeStyle = colours.in;
+        c.lineWidth = 2.5;
+        c.stroke();
+      }
       if (places.size <= 150) {
         c.fillStyle = colours.dim;
         c.textAlign = Math.cos(angle) > 0.1 ? "left" : Math.cos(angle) < -0.1 ? "right" : "center";
@@ -171,7 +194,7 @@ export function show(app, root) {
       if (message.in) t = 1 - t;
       // Who wants nothing to move sees where a message is on its way, not how it gets there.
       if (still) t = 0.5;
-      c.fillStyle = message.colour;
+      c.fillStyle = kindColours[message.kind];
       c.beginPath();
       c.arc(w / 2 + (place.x - w / 2) * t, hgt / 2 + (place.y - hgt / 2) * t, Math.min(9, 2.2 + Math.log10(1 + message.size)), 0, 7);
       c.fill();

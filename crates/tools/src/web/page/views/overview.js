@@ -1,13 +1,15 @@
 // A node at a glance.
 
-import { chart, seriesColour, colour } from "../lib/chart.js";
-import { bars, choice, h, nothing, panel, put, stats, text } from "../lib/dom.js";
+import { chart, colour, kindAt, kindColour, kindOf } from "../lib/chart.js";
+import { bars, choice, h, keyed, nothing, panel, put, stats, text } from "../lib/dom.js";
 import { ago, bytes, bytesParts, certainty, clock, count, duration, hash, rate, short } from "../lib/format.js";
 
 const KINDS = {
   connected: "connected", closed: "left", evicted: "was evicted", misbehaving: "misbehaves:", malformed: "sent what cannot be decoded:",
   block: "Block", replaced: "Replaced:", rejected: "Rejected:",
 };
+// Colours of what becomes of transactions in the mempool.
+const POOL = { added: "s2", removed: "s7", replaced: "s4", rejected: "s1" };
 const BAD = new Set(["misbehaving", "malformed"]);
 
 export function show(app, root, parameters) {
@@ -29,13 +31,13 @@ export function show(app, root, parameters) {
       choice("History", [[300, "5 min"], [3600, "1 h"]], range, (value) => { range = value; app.set("range", value); open(); }))),
     numbers.element,
     h("div", { class: "grid" },
-      panel("Messages", "w8", messages.element),
-      panel("What happens", "w4", h("div", { class: "scroll beside", tabindex: "0", role: "region", "aria-label": "What happens" }, notes)),
-      panel("Bytes", "w6", traffic.element),
-      panel("Mempool", "w6", pool.element),
-      panel("Peers by connection type", "w4", peers.element),
-      panel("Peers by network", "w4", networks.element),
-      panel("Blocks", "w4", blocks)));
+      panel("Messages a second", "w8", messages.element),
+      panel("What happens", "w4 fills", h("div", { class: "scroll beside", tabindex: "0", role: "region", "aria-label": "What happens" }, notes)),
+      panel("Bytes a second", "w6", traffic.element),
+      panel("Mempool changes a second", "w6", pool.element),
+      panel("Peers", "w4 fills", h("div", { class: "scroll beside", tabindex: "0", role: "region", "aria-label": "Peers" },
+        h("h3", {}, "by connection type"), peers.element, h("h3", {}, "by network"), networks.element)),
+      panel("Blocks", "w8", blocks)));
 
   function open() {
     handle?.close();
@@ -56,7 +58,7 @@ export function show(app, root, parameters) {
       ["Sent", outBytes, `${outUnit}/s`],
       ["Peers", count(total), "", `${count(inbound)} in, ${count(total - inbound)} out`],
       ["Height", tip ? count(tip.height) : "–", "", tip ? `${ago(tip.time_us, data.now_us)} ago` : "no block seen yet"],
-      ["Mempool", mempool ? short(mempool.transactions) : count(sum(history.mempool.added)), "tx", mempool ? `${bytes(mempool.usage)} of ${bytes(mempool.max)}` : "added in this time"],
+      [mempool ? "Mempool" : "Mempool, added", mempool ? short(mempool.transactions) : count(sum(history.mempool.added)), "tx", mempool ? `${bytes(mempool.usage)} of ${bytes(mempool.max)}` : range > 300 ? "in the last hour" : "in the last 5 min"],
       ["Lost", short(data.lost), "events", data.lost ? "see Pipeline" : certainty(app.health?.without_origin)],
     ]);
     const seconds = history.step_us / 1_000_000;
@@ -64,13 +66,10 @@ export function show(app, root, parameters) {
     // A node that is new here needs no empty hour before it.
     const skip = Math.min(history.bytes_in.length - 60, first(history));
     cut(history, skip);
-    const series = history.types.flatMap((type, at) => {
-      const own = type === "other" ? colour("s7") : seriesColour(at);
-      return [
-        { name: type, colour: own, values: per(history.in[at]) },
-        { name: type, colour: own, values: per(history.out[at]), below: true },
-      ];
-    }).filter(({ name, values }) => name !== "other" || values.some(Boolean));
+    const series = byKind(history).flatMap(({ name, received, sent }) => [
+      { name, colour: kindColour(name), values: per(received) },
+      { name, colour: kindColour(name), values: per(sent), below: true },
+    ]);
     messages.set({ start: history.start_us, step: history.step_us, series, unit: "/s", format: rate, least: 1 });
     traffic.set({
       start: history.start_us, step: history.step_us, unit: "/s", format: bytes, least: 100,
@@ -81,31 +80,53 @@ export function show(app, root, parameters) {
     });
     pool.set({
       start: history.start_us, step: history.step_us, unit: "/s", format: rate, least: 1,
-      series: Object.entries(history.mempool).map(([name, values], at) => ({ name, colour: seriesColour([2, 7, 4, 1][at]), values: per(values) })),
+      series: Object.entries(history.mempool).map(([name, values]) => ({ name, colour: colour(POOL[name]), values: per(values) })),
     });
     peers.set(sums(data.peers, "type"));
     networks.set(sums(data.peers, "network"));
-    put(blocks, data.blocks.length ? data.blocks.map((block) => h("li", {},
-      h("time", {}, clock(block.time_us)),
-      h("span", { class: "what" }, h("b", {}, count(block.height)), ` ${count(block.transactions)} tx, ${duration(block.duration_us)} `, h("span", { class: "dim mono", title: block.hash }, hash(block.hash))))) : h("li", {}, nothing("No block yet", "Blocks show here when the node connects them.")));
-    drawNotes(data);
+    drawBlocks(data.blocks);
+    drawNotes(data.notes);
   }
 
-  let newest = -1;
-  function drawNotes(data) {
-    const top = data.notes[0]?.number ?? 0;
-    if (top === newest) return;
-    newest = top;
-    put(notes, data.notes.length ? data.notes.map((note) => h("li", {},
+  const drawBlocks = keyed(blocks, {
+    key: (block) => block.hash,
+    make: (block) => h("li", {},
+      h("time", {}, clock(block.time_us)),
+      h("b", {}, count(block.height)),
+      h("span", { class: "what" }, `${count(block.transactions)} tx, connected in ${duration(block.duration_us)}`, block.first_peer === null ? null : [", first from ", app.peer(block.first_peer)]),
+      h("span", { class: "dim mono right", title: block.hash }, hash(block.hash))),
+    empty: h("li", {}, nothing("No block yet", "Blocks show here when the node connects them.")),
+  });
+  const drawNotes = keyed(notes, {
+    // A server that was started again counts anew.
+    key: (note) => `${note.number} ${note.time_us}`,
+    make: (note) => h("li", {},
       h("time", {}, clock(note.time_us)),
       h("span", { class: BAD.has(note.kind) ? "what bad" : "what", title: note.text },
-        note.peer === null ? null : app.peer(note.peer), note.peer === null ? "" : " ", `${KINDS[note.kind] ?? note.kind} ${note.text}`))) : h("li", {}, nothing("Quiet", "Connections, blocks and oddities show here.")));
-  }
+        note.peer === null ? null : app.peer(note.peer), note.peer === null ? "" : " ", `${KINDS[note.kind] ?? note.kind} ${note.text}`)),
+    empty: h("li", {}, nothing("Quiet", "Connections, blocks and oddities show here.")),
+  });
 
   const redraw = () => [messages, traffic, pool].forEach((one) => one.redraw());
   addEventListener("themechange", redraw);
   app.atEnd(() => removeEventListener("themechange", redraw));
   open();
+}
+
+/** Messages by kind, received and sent, in the order of kinds: what is seldom does not change places with what is frequent. */
+function byKind({ types, in: received, out: sent }) {
+  const kinds = new Map();
+  types.forEach((type, at) => {
+    const name = kindOf(type);
+    const kind = kinds.get(name) ?? { name, received: [], sent: [] };
+    kinds.set(name, { name, received: plus(kind.received, received[at]), sent: plus(kind.sent, sent[at]) });
+  });
+  const shown = [...kinds.values()].filter((kind) => kind.received.some(Boolean) || kind.sent.some(Boolean));
+  return shown.sort((a, b) => kindAt(a.name) - kindAt(b.name));
+}
+
+function plus(a, b) {
+  return b.map((value, at) => value + (a[at] ?? 0));
 }
 
 /** The slot in which something happened first. */

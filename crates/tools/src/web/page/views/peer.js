@@ -1,7 +1,7 @@
 // One peer: what it said and was told.
 
 import { chart, colour } from "../lib/chart.js";
-import { choice, h, nothing, panel, put, stats, svg, text } from "../lib/dom.js";
+import { choice, facts, h, nothing, panel, put, stats, svg, text } from "../lib/dom.js";
 import { ago, bytes, count, date, duration, exact, percent, services, short } from "../lib/format.js";
 import { table } from "../lib/table.js";
 
@@ -17,10 +17,10 @@ export function show(app, root, parameters) {
   let data = null;
   const lead = h("p", { class: "lead" });
   const numbers = stats("This peer");
-  const facts = h("dl", { class: "facts" });
+  const who = facts();
   const pings = chart("Round trips of pings", "small");
   const diagram = h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Sequence of messages" });
-  const relay = h("dl", { class: "facts" });
+  const relay = facts();
   const types = table([
     { key: "type", title: "Type" },
     { key: "in", title: "In", num: true, text: (row) => count(row.in) },
@@ -42,7 +42,7 @@ export function show(app, root, parameters) {
     numbers.element,
     h("div", { class: "grid" },
       panel("Conversation", "w8", choice("Part", [["last", "Last messages"], ["first", "How it began"]], part, (value) => { part = value; drawn = ""; draw(); }), diagram),
-      h("div", { class: "w4 grid" }, panel("Who", null, facts), panel("Relay", null, relay), panel("Pings", null, pings.element)),
+      h("div", { class: "w4 grid" }, panel("Who", null, who.element), panel("Relay", null, relay.element), panel("Pings", null, pings.element)),
       panel("Messages by type", "w6", types.element),
       panel("Other connections", "w6", others.element)));
   put(root, refusal, content);
@@ -53,7 +53,7 @@ export function show(app, root, parameters) {
     const key = `${part} ${list.length} ${list.at(-1)?.number}`;
     if (key === drawn) return;
     drawn = key;
-    put(diagram, list.length ? sequence(list, data.row.id) : nothing("Not a word", "Messages show here as they come and go."));
+    put(diagram, list.length ? sequence(list, data.row.id, part) : nothing("Not a word", "Messages show here as they come and go."));
   }
 
   app.open("peer", { id }, 1000, (answer) => {
@@ -70,7 +70,7 @@ export function show(app, root, parameters) {
       ["Ping", duration(row.ping_us), "", row.ping_wait_us ? `waiting ${duration(row.ping_wait_us)}` : `shortest ${duration(row.min_ping_us)}`],
       ["Oddities", count(row.malformed + row.misbehaved), "", answer.misbehaviour ?? `${row.malformed} malformed`],
     ]);
-    set(facts, [
+    who.set([
       ["User agent", row.user_agent ?? "not seen"],
       ["Version", row.version ?? "not seen"],
       ["Services", services(row.services)],
@@ -83,7 +83,7 @@ export function show(app, root, parameters) {
       ["Speaks", ["wtxidrelay", "sendaddrv2", "sendheaders"].filter((name) => features[name]).join(", ") || "–"],
       ["Permissions", answer.info?.permissions?.join(", ")],
     ]);
-    set(relay, [
+    relay.set([
       ["Transactions announced", `${count(r.tx_announced)}, first with ${count(r.tx_first)} (${percent(r.tx_first, r.tx_announced)})`],
       ["Node asked it for", `${count(r.tx_asked)}, got ${count(r.tx_received)}${r.tx_unasked ? `, ${count(r.tx_unasked)} unasked` : ""}`],
       ["It was told of", `${count(r.tx_told)}, asked for ${count(r.tx_asked_by)}, got ${count(r.tx_sent)}`],
@@ -108,16 +108,12 @@ export function show(app, root, parameters) {
   }
 }
 
-function set(list, rows) {
-  put(list, rows.filter(([, value]) => value !== null && value !== undefined && value !== "").flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]));
-}
-
-/** Node on the left, peer on the right, an arrow a message, the newest first. */
-function sequence(list, id) {
+/** Node on the left, peer on the right, an arrow a message: of the last ones the newest first, while a beginning reads downwards. */
+function sequence(list, id, part) {
   const width = 720;
   const [left, right] = [130, 600];
   const height = list.length * LINE + 26;
-  const rows = list.toReversed().map((message, at) => {
+  const rows = (part === "last" ? list.toReversed() : list).map((message, at) => {
     const y = 34 + at * LINE;
     const [from, to] = message.in ? [right, left] : [left, right];
     const head = message.in ? `${to + 7},${y - 4} ${to},${y} ${to + 7},${y + 4}` : `${to - 7},${y - 4} ${to},${y} ${to - 7},${y + 4}`;
@@ -130,7 +126,7 @@ function sequence(list, id) {
       svg("text", { x: (left + right) / 2, y: y - 4, "text-anchor": "middle" }, words.length > 62 ? `${words.slice(0, 61)}…` : words),
       svg("text", { class: "t", x: right + 12, y: y + 4 }, `${bytes(message.size)}${message.bad ? " · malformed" : ""}`));
   });
-  return svg("svg", { class: "seq", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${list.length} messages between the node and peer ${id}, the newest first` },
+  return svg("svg", { class: "seq", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${list.length} messages between the node and peer ${id}, the ${part === "last" ? "newest" : "oldest"} first` },
     svg("text", { x: left, y: 12, "text-anchor": "middle" }, "node"), svg("text", { x: right, y: 12, "text-anchor": "middle" }, `peer ${id}`),
     svg("line", { x1: left, x2: left, y1: 18, y2: height }), svg("line", { x1: right, x2: right, y1: 18, y2: height }), rows);
 }
