@@ -110,7 +110,9 @@ async fn a_server_that_goes_is_said_so_and_one_that_comes_back_is_found_again() 
     browser.until_shown("192.0.2.901:8333").await;
     // That it could not connect is all there was to complain about.
     let problems = browser.problems().await;
-    let expected = |problem: &String| problem.contains("WebSocket") || problem.contains("/api/v1/health");
+    let expected = |problem: &String| {
+        ["WebSocket", "/api/v1/health", "/icon.svg"].iter().any(|what| problem.contains(what))
+    };
     assert!(problems.iter().all(expected), "{problems:#?}");
     stage.end().await;
 }

@@ -7,6 +7,8 @@ import { clock, short } from "./format.js";
 const LEFT = 58;
 const BOTTOM = 18;
 const TOP = 6;
+// What is narrower has no colour of its own, px.
+const NARROWEST = 1.5;
 
 /** A colour of the theme. */
 export function colour(name) {
@@ -78,6 +80,19 @@ function times(from, to, room) {
   return { all, write: (at) => (step % 60 ? clock(at) : clock(at).slice(0, 5)) };
 }
 
+/** The same in so many fewer values that each is wide enough to have a colour: means of neighbours, which stay together as time goes on. */
+function fitted(data, room) {
+  const count = data.series[0]?.values.length ?? 0;
+  const together = Math.ceil((count * NARROWEST) / Math.max(1, room));
+  if (data.lines || !data.step || together <= 1) return data;
+  const step = data.step * together;
+  const offset = Math.round((data.start % step) / data.step);
+  const mean = (values) => values.reduce((sum, value) => sum + (value ?? 0), 0) / values.length;
+  const merged = (values) => Array.from({ length: Math.ceil((count + offset) / together) }, (_, at) =>
+    mean(values.slice(Math.max(0, at * together - offset), (at + 1) * together - offset)));
+  return { ...data, step, start: data.start - offset * data.step, series: data.series.map((one) => ({ ...one, values: merged(one.values) })) };
+}
+
 /**
  * A chart. `set({ start, step, series: [{ name, values, colour, below }], unit, format, lines })`, times in us. `below` values go down
  * from the axis; with `lines` nothing is stacked.
@@ -87,6 +102,8 @@ export function chart(label, size) {
   const legend = h("ul", { class: "legend" });
   const said = h("p", { class: "sr", role: "status" });
   const element = h("div", { class: `chart ${size ?? ""}` }, canvas, legend, said);
+  let told = null;
+  // What is drawn of it.
   let data = null;
   let at = null;
   let pending = false;
@@ -123,10 +140,11 @@ export function chart(label, size) {
   });
 
   function draw() {
-    if (!data) return;
+    if (!told) return;
     const ratio = devicePixelRatio || 1;
     const [width, height] = [canvas.clientWidth, canvas.clientHeight];
     if (!width || !height) return;
+    data = fitted(told, width - LEFT);
     if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
       [canvas.width, canvas.height] = [Math.round(width * ratio), Math.round(height * ratio)];
     }
@@ -268,7 +286,7 @@ export function chart(label, size) {
   return {
     element,
     set(newData) {
-      data = newData;
+      told = newData;
       later();
     },
     redraw: later,

@@ -19,7 +19,7 @@ export function spark() {
       // One value is a dot: a line of no length.
       const alone = values.length === 1;
       path.setAttribute("class", alone ? "dot-alone" : "");
-      const d = alone ? `M30 ${(17 - (16 * values[0]) / most).toFixed(1)}h.01` : values.map((v, i) => `${i ? "L" : "M"}${(i * wide).toFixed(1)} ${(17 - (16 * v) / most).toFixed(1)}`).join("");
+      const d = alone ? "M30 9h.01" : values.map((v, i) => `${i ? "L" : "M"}${(i * wide).toFixed(1)} ${(17 - (16 * v) / most).toFixed(1)}`).join("");
       if (d !== last) path.setAttribute("d", (last = d));
     },
   };

@@ -46,7 +46,13 @@ export function show(app, root) {
     drawn = next;
     const { x, ticks } = axis(blocks);
     scale.hidden = !blocks.some((block) => events(block).length > 1);
-    put(scale, [[0, "0"], ...ticks].map(([us, words]) => h("span", { vars: { left: `${x(us)}%` } }, words)));
+    let end = 0;
+    put(scale, [[0, "0"], ...ticks].map(([us, words]) => {
+      const [left, room] = [(x(us) * list.clientWidth) / 100, DIGIT * (words.length + 1)];
+      if (left < end || left + room > list.clientWidth + DIGIT) return null;
+      end = left + room;
+      return h("span", { vars: { left: `${x(us)}%` } }, words);
+    }));
     entries(blocks);
   }
   const sized = new ResizeObserver(redraw);
