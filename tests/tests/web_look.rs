@@ -72,9 +72,12 @@ async fn every_view_fits_a_phone() {
     require!(need::chromium());
     let mut stage = Stage::start(None).await;
     tell_all(&mut stage);
-    tell_loss(&mut stage);
     let mut browser = Browser::start(390, 844).await;
     for (view, words) in VIEWS {
+        if view == "circle" {
+            // From here on, a banner takes room, too.
+            tell_loss(&mut stage);
+        }
         browser.go(&stage.url(view)).await;
         browser.until_shown(words[0]).await;
         let wide = browser.eval("document.documentElement.scrollWidth").await.as_u64().unwrap();
