@@ -106,6 +106,8 @@ fn reset(table: &mut Table, defaults: &Table, key: &str) {
 
 #[cfg(test)]
 mod tests {
+    use peer_observer_node::names::{BadName, MAX_NAME};
+
     use super::*;
     use crate::config;
 
@@ -156,6 +158,33 @@ mod tests {
             assert!(said.iter().any(|line| line.contains(key)), "{set} is not among {said:#?}");
         }
         assert!(said.len() <= cases.len(), "{said:#?}");
+    }
+
+    #[test]
+    fn one_rule_for_names_of_nodes_holds_for_every_key_that_has_one() {
+        // Where the name is in the value of each key.
+        let keys = [
+            ("ebpf.node", "[\"1=NAME\"]"),
+            ("run.node", "[\"/data=NAME\"]"),
+            ("rpc.rpc_node", "\"NAME\""),
+            ("log.log_node", "\"NAME\""),
+            ("ipc.ipc_node", "\"NAME\""),
+            ("capture.capture_node", "\"NAME\""),
+            ("p2p.p2p_node", "\"NAME\""),
+            ("p2p.p2p_address", "[\"NAME=127.0.0.1:9333\"]"),
+            ("p2p.p2p_allow", "[\"NAME=127.0.0.1\"]"),
+        ];
+        for (key, value) in keys {
+            let checked = |name: &str| {
+                let sections = config::read(None, &[format!("{key}={}", value.replace("NAME", name))])?;
+                check(&sections)
+            };
+            for bad in ["", &"n".repeat(MAX_NAME + 1)] {
+                let error = checked(bad).err().map(|error| error.to_string()).unwrap_or_default();
+                assert!(error.contains(&BadName.to_string()), "{key}, {} bytes: {error:?}", bad.len());
+            }
+            checked(&"n".repeat(MAX_NAME)).unwrap_or_else(|error| panic!("{key}: {error}"));
+        }
     }
 
     #[test]

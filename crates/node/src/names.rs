@@ -12,10 +12,37 @@ use serde::{Deserialize, Serialize};
 
 use crate::discover::{FileId, NodeProcess};
 
+/// Longest name of a node, bytes: it is in every event.
+pub const MAX_NAME: usize = 255;
+
+/// Something that cannot be the name of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a node's name must be 1 to {MAX_NAME} bytes long")]
+pub struct BadName;
+
+/// Refuses what cannot be the name of a node.
+///
+/// # Errors
+/// When it is empty or too long.
+pub fn check_name(name: &str) -> Result<(), BadName> {
+    if name.is_empty() || name.len() > MAX_NAME { Err(BadName) } else { Ok(()) }
+}
+
 /// A word that does not say what it should.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?}: give PID=NAME or /DATA/DIRECTORY=NAME")]
-pub struct ParseError(String);
+pub enum ParseError {
+    /// It has no key, or no `=`.
+    #[error("{0:?}: give PID=NAME or /DATA/DIRECTORY=NAME")]
+    Form(String),
+    /// The name cannot be one.
+    #[error("{text:?}: {why}")]
+    Name {
+        /// The word.
+        text: String,
+        /// What is wrong with the name.
+        why: BadName,
+    },
+}
 
 /// What a node is known by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,11 +67,11 @@ impl FromStr for NodeName {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let error = || ParseError(text.into());
-        let (key, name) = text.rsplit_once('=').ok_or_else(error)?;
-        if name.is_empty() || key.is_empty() {
-            return Err(error());
-        }
+        let (key, name) = text
+            .rsplit_once('=')
+            .filter(|(key, _)| !key.is_empty())
+            .ok_or_else(|| ParseError::Form(text.into()))?;
+        check_name(name).map_err(|why| ParseError::Name { text: text.into(), why })?;
         let key = match key.parse() {
             Ok(pid) => NodeKey::Pid(pid),
             Err(_) => NodeKey::Datadir(key.trim_end_matches('/').into()),
@@ -115,7 +142,7 @@ impl Names {
             given.values().any(|n| **n == *name) || self.asked_for.iter().any(|n| n.name == name)
         };
         let name = (1..)
-            .map(|i| if i == 1 { base.clone() } else { format!("{base}-{i}") })
+            .map(|i| if i == 1 { with_end(&base, "") } else { with_end(&base, &format!("-{i}")) })
             .find(|name| !taken(name))
             .unwrap_or(base);
         let name: Arc<str> = name.into();
@@ -124,8 +151,16 @@ impl Names {
     }
 }
 
+/// A name that ends so. The last part of a path may be too long for it, once bytes that are no text were replaced by longer ones.
+fn with_end(base: &str, end: &str) -> String {
+    let base = &base[..base.floor_char_boundary(MAX_NAME - end.len())];
+    format!("{base}{end}")
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
     use crate::p2p::Network;
 
@@ -150,7 +185,9 @@ mod tests {
         assert_eq!(by_pid, NodeName { key: NodeKey::Pid(123), name: "alice".into() });
         let by_dir: NodeName = "/data/a=b/=bob".parse().unwrap();
         assert_eq!(by_dir, NodeName { key: NodeKey::Datadir("/data/a=b".into()), name: "bob".into() });
-        for bad in ["alice", "=alice", "123="] {
+        let longest = format!("1={}", "n".repeat(MAX_NAME));
+        assert!(longest.parse::<NodeName>().is_ok());
+        for bad in ["alice", "=alice", "123=", &format!("{longest}n")] {
             assert!(bad.parse::<NodeName>().is_err(), "{bad}");
         }
     }
@@ -165,6 +202,22 @@ mod tests {
         assert_eq!(&*names.name(&node(5, "/srv/c", false)), "carol");
         assert_eq!(&*names.name(&node(6, "/other/carol", false)), "carol-2");
         assert_eq!(&*names.name(&node(7, "/srv/x", false)), "dave");
+    }
+
+    #[test]
+    fn a_name_from_a_long_path_is_cut_and_still_shared_with_no_other() {
+        let names = Names::new(Vec::new());
+        // Each byte that is no text becomes three.
+        let odd = |parent: &str| {
+            let last = std::ffi::OsString::from_vec(vec![0xff; 255]);
+            NodeProcess { datadir: PathBuf::from(parent).join(last), ..node(1, "", false) }
+        };
+        let [one, other] = ["/a", "/b"].map(|parent| names.name(&odd(parent)));
+        assert_ne!(one, other);
+        for name in [&one, &other] {
+            assert_eq!(check_name(name), Ok(()), "{name}");
+        }
+        assert_eq!(names.name(&odd("/b")), other);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use peer_observer_bus::{Finding, Publisher, now_ns};
 use peer_observer_events::proto::observer::loss::Stage;
 use peer_observer_node::capture_file::{self, Merged};
 use peer_observer_node::hit::{Hit, Message};
+use peer_observer_node::names::{BadName, check_name};
 use peer_observer_node::recording::{self, Records};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -69,6 +70,9 @@ pub enum Error {
     /// The speed makes no sense.
     #[error("--speed {0} must be 0 or a positive number")]
     Speed(f64),
+    /// The name cannot be one.
+    #[error("--capture-node: {0}")]
+    Name(BadName),
     /// A recording cannot be read.
     #[error("cannot read recording {path}: {source}")]
     Recording {
@@ -99,12 +103,15 @@ impl Config {
         if !self.speed.is_finite() || self.speed < 0.0 {
             return Err(Error::Speed(self.speed));
         }
-        Ok(())
+        check_name(&self.capture_node).map_err(Error::Name)
     }
 }
 
 /// What is wrong with the settings, for `doctor`.
 pub fn check(config: &Config) -> Vec<Finding> {
+    if let Err(error) = config.validate() {
+        return vec![Finding::bad(error.to_string(), "correct the settings of the capture extractor")];
+    }
     let missing = |path: &Path| {
         Finding::bad(format!("{} cannot be found", path.display()), "name a file or folder that is there")
     };

@@ -3,12 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use peer_observer_node::names::check_name;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
-
-/// The name is in every event, bytes.
-const MAX_NAME: usize = 255;
 
 /// Settings of the IPC extractor.
 #[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize)]
@@ -50,9 +48,7 @@ impl Config {
     /// # Errors
     /// Which one, and why.
     pub fn validate(&self) -> Result<(), Error> {
-        if self.ipc_node.is_empty() || self.ipc_node.len() > MAX_NAME {
-            return Err(Error::Name);
-        }
+        check_name(&self.ipc_node).map_err(Error::Name)?;
         if self.query_interval == 0 || self.ipc_timeout == 0 {
             return Err(Error::NoTime);
         }

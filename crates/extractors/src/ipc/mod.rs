@@ -31,6 +31,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use peer_observer_bus::{Finding, Publisher};
+use peer_observer_node::names::BadName;
 use peer_observer_node::windows::IpcWindow;
 use tokio_util::sync::CancellationToken;
 
@@ -54,8 +55,8 @@ pub enum Error {
     )]
     NoSocket,
     /// The name cannot be one.
-    #[error("--ipc-node must be 1 to 255 bytes long")]
-    Name,
+    #[error("--ipc-node: {0}")]
+    Name(BadName),
     /// An interval or limit of no time.
     #[error("--query-interval and --ipc-timeout must be at least one second")]
     NoTime,

@@ -29,6 +29,7 @@ use peer_observer_events::PeerObserverEvent;
 use peer_observer_events::proto::observer::log::log_detail::Kind;
 use peer_observer_events::proto::observer::loss::Stage;
 use peer_observer_node::debug_log::{Begin, Break, Follower, Lines, Parser, RawLine};
+use peer_observer_node::names::{BadName, check_name};
 use peer_observer_node::windows::LogWindow;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -77,6 +78,9 @@ impl Default for Config {
 /// What ends the extractor before it is told to end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The name cannot be one.
+    #[error("--log-node: {0}")]
+    Name(BadName),
     /// No log was named.
     #[error("name a log, with --log-file FILE or --bitcoind-pipe FIFO")]
     Nothing,
@@ -110,6 +114,7 @@ impl Config {
     /// # Errors
     /// Which one, and why.
     pub fn validate(&self) -> Result<(), Error> {
+        check_name(&self.log_node).map_err(Error::Name)?;
         match self.named() {
             Ok(_) | Err(Error::Nothing) => Ok(()),
             Err(error) => Err(error),
@@ -135,7 +140,7 @@ impl Config {
 
 /// What is wrong with the settings, for `doctor`. Nothing when no log is named.
 pub fn check(config: &Config) -> Vec<Finding> {
-    let path = match config.named() {
+    let path = match config.validate().and_then(|()| config.named()) {
         Err(Error::Nothing) => return Vec::new(),
         Err(error) => return vec![Finding::bad(error.to_string(), "correct the settings")],
         Ok(Named::Stdin) => return vec![Finding::good("the log comes from standard input")],
@@ -173,6 +178,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
 /// # Errors
 /// When the settings cannot work. A log that is not there, or cannot be read, is waited for.
 pub async fn run(config: Config, publisher: Publisher, stop: CancellationToken) -> Result<(), Error> {
+    config.validate()?;
     let mut state = None;
     let source = match config.named()? {
         Named::Stdin => Source::Stdin(Stdin::start(std::io::stdin()).map_err(Error::Stdin)?),

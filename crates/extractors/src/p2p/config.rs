@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
+use peer_observer_node::names::{BadName, check_name};
 use peer_observer_node::p2p;
 use serde::{Deserialize, Serialize};
 
@@ -88,9 +89,7 @@ impl Config {
         }
         let names = self.p2p_address.iter().filter_map(|listen| listen.name.as_ref());
         let names = names.chain(self.p2p_allow.iter().filter_map(|allowed| allowed.name.as_ref()));
-        if names.chain([&self.p2p_node]).any(|name| name.is_empty() || name.len() > MAX_NAME) {
-            return Err(Error::Name);
-        }
+        names.chain([&self.p2p_node]).try_for_each(|name| check_name(name)).map_err(Error::Name)?;
         if self.p2p_max_connections == 0 {
             return Err(Error::NoConnections);
         }
@@ -121,26 +120,35 @@ impl Config {
     }
 }
 
-/// Longest name of a node, bytes.
-const MAX_NAME: usize = 255;
-
 /// A day: nothing that is waited for here is worth more.
 const MAX_SECONDS: u64 = 24 * 60 * 60;
 
 /// A word that does not say what it should.
 #[derive(Debug, thiserror::Error)]
-#[error("{text:?}: give {expected}")]
-pub struct ParseError {
-    text: String,
-    expected: &'static str,
+pub enum ParseError {
+    /// It has another form.
+    #[error("{text:?}: give {expected}")]
+    Form {
+        /// The word.
+        text: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// The name cannot be one.
+    #[error("{text:?}: {why}")]
+    Name {
+        /// The word.
+        text: String,
+        /// What is wrong with the name.
+        why: BadName,
+    },
 }
 
 /// Splits `NAME=REST`, where the name may be missing.
-fn split_name(text: &str) -> (Option<&str>, &str) {
-    match text.split_once('=') {
-        Some((name, rest)) => (Some(name), rest),
-        None => (None, text),
-    }
+fn split_name(text: &str) -> Result<(Option<&str>, &str), ParseError> {
+    let Some((name, rest)) = text.split_once('=') else { return Ok((None, text)) };
+    check_name(name).map_err(|why| ParseError::Name { text: text.into(), why })?;
+    Ok((Some(name), rest))
 }
 
 fn join_name(name: Option<String>, rest: String) -> String {
@@ -176,11 +184,8 @@ impl FromStr for Listen {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let error = || ParseError { text: text.into(), expected: "ADDRESS:PORT or NAME=ADDRESS:PORT" };
-        let (name, addr) = split_name(text);
-        if name == Some("") {
-            return Err(error());
-        }
+        let error = || ParseError::Form { text: text.into(), expected: "ADDRESS:PORT or NAME=ADDRESS:PORT" };
+        let (name, addr) = split_name(text)?;
         Ok(Listen { name: name.map(Into::into), addr: addr.parse().map_err(|_| error())? })
     }
 }
@@ -220,14 +225,11 @@ impl FromStr for Allowed {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let error = || ParseError {
+        let error = || ParseError::Form {
             text: text.into(),
             expected: "ADDRESS, ADDRESS/BITS, or one of them after NAME=",
         };
-        let (name, net) = split_name(text);
-        if name == Some("") {
-            return Err(error());
-        }
+        let (name, net) = split_name(text)?;
         let (addr, bits) = net.split_once('/').map_or((net, None), |(addr, bits)| (addr, Some(bits)));
         let addr: IpAddr = addr.parse().map_err(|_| error())?;
         let all = if addr.is_ipv4() { 32 } else { 128 };
@@ -321,7 +323,7 @@ mod tests {
             Config { p2p_address: vec![], ..default.clone() },
             Config { p2p_node: String::new(), ..default.clone() },
             Config {
-                p2p_allow: vec![format!("{}=::1", "n".repeat(256)).parse().unwrap()],
+                p2p_allow: vec![Allowed { name: Some(String::new()), ..default.p2p_allow[0].clone() }],
                 ..default.clone()
             },
             Config { p2p_max_connections: 0, ..default.clone() },

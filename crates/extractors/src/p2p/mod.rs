@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use peer_observer_bus::loss::LossBook;
 use peer_observer_bus::{Finding, Publisher, now_ns};
+use peer_observer_node::names::BadName;
 use peer_observer_node::p2p;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -46,8 +47,8 @@ pub enum Error {
     #[error("name an address to listen on: --p2p-address ADDRESS:PORT")]
     NoAddress,
     /// A name cannot be one.
-    #[error("names of nodes in --p2p-node, --p2p-address and --p2p-allow must be 1 to 255 bytes long")]
-    Name,
+    #[error("--p2p-node, --p2p-address or --p2p-allow: {0}")]
+    Name(BadName),
     /// Nobody may connect.
     #[error("--p2p-max-connections must be at least 1")]
     NoConnections,

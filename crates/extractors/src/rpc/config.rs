@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
+use peer_observer_node::names::check_name;
 use peer_observer_node::rpc::{Limits, Login};
 use serde::{Deserialize, Serialize};
 
@@ -16,8 +17,6 @@ use super::methods::Method;
 const CONNECTIONS: usize = 3;
 /// Smaller payloads have no room for what cannot be split.
 pub(super) const MIN_PAYLOAD: usize = 64 * 1024;
-/// The name is in every event, bytes.
-const MAX_NAME: usize = 255;
 
 /// Settings of the RPC extractor.
 #[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize)]
@@ -183,9 +182,7 @@ impl Config {
         if port.is_none() {
             return Err(Error::Host(self.rpc_host.clone()));
         }
-        if self.rpc_node.is_empty() || self.rpc_node.len() > MAX_NAME {
-            return Err(Error::Name);
-        }
+        check_name(&self.rpc_node).map_err(Error::Name)?;
         if Method::ALL.iter().any(|method| self.seconds(*method) == 0) || self.rpc_timeout == 0 {
             return Err(Error::NoTime);
         }

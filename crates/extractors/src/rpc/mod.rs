@@ -32,6 +32,7 @@ use std::time::Duration;
 use peer_observer_bus::{Finding, Publisher};
 use peer_observer_exporter::registry::Description;
 use peer_observer_exporter::server;
+use peer_observer_node::names::BadName;
 use peer_observer_node::rpc::{self, Client, Limits, Login};
 use peer_observer_node::windows::RpcWindow;
 use tokio::net::TcpListener;
@@ -67,8 +68,8 @@ pub enum Error {
     )]
     Host(String),
     /// The name cannot be one.
-    #[error("--rpc-node must be 1 to 255 bytes long")]
-    Name,
+    #[error("--rpc-node: {0}")]
+    Name(BadName),
     /// An interval or limit of no time.
     #[error("intervals and --rpc-timeout must be at least one second")]
     NoTime,
