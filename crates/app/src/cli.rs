@@ -186,6 +186,24 @@ mod tests {
     }
 
     #[test]
+    fn the_help_says_where_events_go_without_an_address() {
+        let said = format!("what runs alone looks for one at {DEFAULT_ADDRESS}");
+        for line in ["run --help", "extract rpc --help", "extract ebpf --help", "metrics --help"] {
+            let args = std::iter::once("peer-observer").chain(line.split(' '));
+            let help = command().term_width(0).try_get_matches_from(args).unwrap_err().to_string();
+            assert!(help.contains(&said), "{line}: {help}");
+        }
+        let file = config::print(&Sections::default()).unwrap();
+        assert!(file.contains(&said), "{file}");
+
+        let args = ["peer-observer", "metrics"];
+        let matches = command().try_get_matches_from(args).unwrap();
+        let mut sections = Sections::default();
+        use_nats(&mut sections, matches.subcommand().unwrap().1).unwrap();
+        assert_eq!(sections.nats.nats_address.as_deref(), Some(DEFAULT_ADDRESS));
+    }
+
+    #[test]
     fn only_flags_that_were_given_go_over_the_file() {
         let args = ["peer-observer", "metrics", "-a", "127.0.0.1:9", "--max-label-values", "5"];
         let matches = command().try_get_matches_from(args).unwrap();

@@ -18,7 +18,8 @@ pub const DEFAULT_ADDRESS: &str = "127.0.0.1:4222";
 #[serde(deny_unknown_fields, default)]
 #[command(next_help_heading = "NATS")]
 pub struct NatsConfig {
-    /// Address of the NATS server, HOST:PORT; several, separated by commas, for a cluster
+    /// Address of the NATS server, HOST:PORT; several, separated by commas, for a cluster. Without it, `run` needs no server, and what
+    /// runs alone looks for one at 127.0.0.1:4222
     #[arg(short = 'a', long, value_name = "ADDRESS")]
     pub nats_address: Option<String>,
     /// User name
