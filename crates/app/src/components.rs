@@ -1,5 +1,5 @@
 //! The one list of extractors and tools. A line here gives a component its subcommand, its section in the configuration file, its
-//! place in `run` where it has one, and its part in `doctor`.
+//! part in `config check` and in `doctor`, and the contract test. Its place in `run`, where it has one, is in run.rs.
 
 use anyhow::Result;
 use clap::{ArgMatches, Subcommand};
@@ -281,6 +281,32 @@ mod contract {
                 let mut parts = Parts::start_tools(&bus, &sections, &[]);
                 parts.start_extractor(*extractor, &bus, &sections);
                 starts_and_stops(extractor.name(), &bus, parts).await;
+            }
+        }
+    }
+
+    #[test]
+    fn the_guide_to_a_new_component_names_all_that_the_list_asks_of_one() {
+        let (list, guide) = (include_str!("components.rs"), include_str!("../../../CONTRIBUTING.md"));
+        for asked in
+            [concat!("tools::$", "tool::"), concat!("extractors::$", "extractor::"), "|section| section."]
+        {
+            let names: Vec<&str> = list
+                .split(asked)
+                .skip(1)
+                .filter_map(|rest| rest.split(|c: char| c != '_' && !c.is_alphanumeric()).next())
+                .collect();
+            assert!(!names.is_empty(), "{asked} is nowhere");
+            for name in names.into_iter().filter(|name| !name.is_empty()) {
+                let described = [
+                    format!("pub struct {name} "),
+                    format!("pub fn {name}("),
+                    format!("pub async fn {name}("),
+                ];
+                assert!(
+                    described.iter().any(|text| guide.contains(text)),
+                    "CONTRIBUTING.md has no {asked}{name}"
+                );
             }
         }
     }
