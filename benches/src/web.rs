@@ -46,10 +46,13 @@ const SERVER: &str = "web-server";
 /// Every so many events the time they were published at is kept.
 const SAMPLE: u64 = 1_000;
 
-/// What is wanted of the page (issue of the live page), percent of a core, ms, ms/s, MB.
+/// Percent of a core that one client may cost the server: the node is on the same machine.
 const MAX_CPU: f64 = 5.0;
+/// From an event to the page, ms: what is later is no live page.
 const MAX_DELAY: f64 = 500.0;
+/// What a page may keep a browser's main thread busy, ms/s: with more, what is clicked waits.
 const MAX_BUSY: f64 = 200.0;
+/// What a page may hold in the browser, MB, however long it is open.
 const MAX_HEAP: f64 = 300.0;
 
 /// What our page has open on its overview, and what a plain page asks for.
