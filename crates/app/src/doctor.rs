@@ -1,12 +1,13 @@
 //! What this machine can do, and what is missing.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 use anyhow::Result;
 use peer_observer_bus::Finding;
 use peer_observer_extractors::{ebpf, ipc, log, p2p, rpc};
 use peer_observer_node::discover::{self, NodeProcess};
 use peer_observer_node::windows::{self, Closed, Windows};
+use peer_observer_tools::terminal::shows_colours;
 
 use crate::components::{self, Sections};
 use crate::windows::nodes;
@@ -16,9 +17,11 @@ const CATEGORIES: [&str; 4] = ["validation", "cmpctblock", "txpackages", "mempoo
 
 /// Prints what every component finds, and which windows every node has. What is missing is no error: it was asked for.
 pub(crate) fn run(sections: &Sections) -> Result<()> {
-    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let (good, bad) =
-        if colour { ("\x1b[32mok\x1b[0m     ", "\x1b[31mmissing\x1b[0m") } else { ("ok     ", "missing") };
+    let (good, bad) = if shows_colours(&std::io::stdout()) {
+        ("\x1b[32mok\x1b[0m     ", "\x1b[31mmissing\x1b[0m")
+    } else {
+        ("ok     ", "missing")
+    };
     let mut text = String::new();
     let mut missing = 0;
     let components =

@@ -22,9 +22,10 @@ mod faults;
 mod run;
 mod windows;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
+use peer_observer_tools::terminal::shows_colours;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -67,7 +68,7 @@ fn log_to_stderr(level: &str) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_ansi(shows_colours(&std::io::stderr()))
         .with_target(false)
         // It would panic where nobody reads standard error any more.
         .log_internal_errors(false)

@@ -6,6 +6,7 @@
 //! | [`known`] | none itself: reads lists of addresses and maps of autonomous systems |
 //! | [`logger`] | prints events, a line each |
 //! | [`metrics`] | counts events for Prometheus |
+//! | [`terminal`] | none itself: whether what is printed may have colours |
 //! | [`web`] | shows them on a live page |
 
 pub mod connectivity;
@@ -15,6 +16,7 @@ pub mod metrics;
 mod onion;
 #[cfg(test)]
 mod scrape;
+pub mod terminal;
 #[cfg(test)]
 mod tour;
 pub mod web;

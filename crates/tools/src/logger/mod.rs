@@ -13,7 +13,7 @@ mod filter;
 mod line;
 mod writer;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 use filter::Filter;
 use line::{Colour, Form};
 use writer::Writer;
+
+use crate::terminal::shows_colours;
 
 /// Events that are formatted before they are handed to the writer.
 const BATCH: usize = 256;
@@ -129,8 +131,7 @@ pub fn check(_config: &Config) -> Vec<Finding> {
 /// When the output does not take what is written.
 pub async fn run(config: Config, subscriber: Subscriber, stop: CancellationToken) -> Result<(), Error> {
     let stdout = std::io::stdout();
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let colour = if stdout.is_terminal() && !no_color { Colour::Ansi } else { Colour::None };
+    let colour = if shows_colours(&stdout) { Colour::Ansi } else { Colour::None };
     run_to(config, subscriber, stop, stdout, colour).await
 }
 
