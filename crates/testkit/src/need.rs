@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Why a test is skipped: what is missing, and how to get it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +21,7 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Ends a test that lacks something, after saying what: `require!(need::root(), need::btf());`
+/// Ends a test that lacks something, after saying what: `require!(need::root(), need::nats_server());`
 #[macro_export]
 macro_rules! require {
     ($($need:expr),+ $(,)?) => {
@@ -40,15 +40,6 @@ pub fn root() -> Result<(), Missing> {
     match std::fs::metadata("/proc/self") {
         Ok(metadata) if metadata.uid() == 0 => Ok(()),
         _ => Err(Missing::new("not root; run the tests with sudo")),
-    }
-}
-
-/// A kernel that describes its types, which the BPF programs are fitted to.
-pub fn btf() -> Result<(), Missing> {
-    const BTF: &str = "/sys/kernel/btf/vmlinux";
-    match Path::new(BTF).exists() {
-        true => Ok(()),
-        false => Err(Missing::new(format!("no {BTF}; use a kernel with CONFIG_DEBUG_INFO_BTF"))),
     }
 }
 
@@ -99,15 +90,6 @@ pub fn ip() -> Result<PathBuf, Missing> {
     program("ip").ok_or_else(|| Missing::new("no ip; install iproute2"))
 }
 
-/// A file or folder of `../shared`, which is not part of the repository.
-pub fn shared(path: &str) -> Result<PathBuf, Missing> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(path);
-    match path.exists() {
-        true => Ok(path),
-        false => Err(Missing::new(format!("no {}", path.display()))),
-    }
-}
-
 /// Debian has servers in sbin folders, which are not in everybody's path.
 fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -124,7 +106,7 @@ mod tests {
     #[test]
     fn what_is_missing_ends_the_test() {
         let needs_what_nobody_has = |reached: &mut bool| {
-            require!(Ok::<(), Missing>(()), shared("no/such/file"));
+            require!(Ok::<(), Missing>(()), Err::<(), _>(Missing::new("what nobody has")));
             *reached = true;
         };
         let mut reached = false;

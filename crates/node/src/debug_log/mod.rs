@@ -22,24 +22,7 @@ mod lines;
 mod recorded;
 mod time;
 
-use std::path::PathBuf;
-
 pub use follow::{Begin, Break, Follower, Position, Step};
 pub use header::{Level, Line, Parser};
 pub use kind::{DownloadOf, Kind, Outcome, Presync, kind};
 pub use lines::{Lines, RawLine};
-
-use crate::discover::{Network, NodeProcess};
-
-/// Where a node writes its log unless it is told otherwise (`-debuglogfile`), as the node sees it: in its data directory, or
-/// in the folder of its network there (Bitcoin Core src/chainparamsbase.cpp).
-pub fn default_path(node: &NodeProcess) -> PathBuf {
-    let folder = match node.network {
-        Network::Mainnet => "",
-        Network::Testnet3 => "testnet3",
-        Network::Testnet4 => "testnet4",
-        Network::Signet => "signet",
-        Network::Regtest => "regtest",
-    };
-    node.datadir.join(folder).join("debug.log")
-}
