@@ -4,7 +4,8 @@
 //! A scraper may keep its connection; when there are many, idle ones make room for others by their time limit.
 
 use std::convert::Infallible;
-use std::io::Write;
+use std::io::{self, Write};
+use std::net::ToSocketAddrs;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,34 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_REQUEST: usize = 16 * 1024;
 /// Pages shorter than this are not compressed, bytes.
 const MIN_COMPRESSED: usize = 1024;
+
+/// An address that metrics cannot be served at.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot serve metrics at {address}: {source}; if another program has that port, choose one with {flag}"
+)]
+pub struct BindError {
+    address: String,
+    flag: &'static str,
+    source: io::Error,
+}
+
+/// Listens for those who want metrics. `flag` is how a user sets the address.
+///
+/// # Errors
+/// When the address is none, or is in use.
+pub async fn bind(address: &str, flag: &'static str) -> Result<TcpListener, BindError> {
+    TcpListener::bind(address).await.map_err(|source| BindError { address: address.into(), flag, source })
+}
+
+/// Refuses what [`bind`] could never listen on, without listening.
+///
+/// # Errors
+/// When the address is none.
+pub fn check_address(address: &str, flag: &'static str) -> Result<(), BindError> {
+    let found = address.to_socket_addrs();
+    found.map(|_| ()).map_err(|source| BindError { address: address.into(), flag, source })
+}
 
 /// What is served.
 pub trait Site: Send + Sync + 'static {

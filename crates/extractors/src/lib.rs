@@ -20,3 +20,24 @@ pub mod ipc;
 pub mod log;
 pub mod p2p;
 pub mod rpc;
+
+use peer_observer_exporter::registry::Edges;
+
+/// How long calls to a node take, from 1 ms to 10 s, ns: the edges of the public extractors.
+pub(crate) const CALL_DURATION: Edges = Edges {
+    upper: &[
+        1_000_000,
+        5_000_000,
+        10_000_000,
+        25_000_000,
+        50_000_000,
+        100_000_000,
+        250_000_000,
+        500_000_000,
+        1_000_000_000,
+        2_500_000_000,
+        5_000_000_000,
+        10_000_000_000,
+    ],
+    divisor: 1_000_000_000,
+};

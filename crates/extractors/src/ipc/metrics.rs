@@ -3,29 +3,11 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use peer_observer_exporter::registry::{Counter, CounterVec, Edges, Gauge, HistogramVec, Label, Registry};
+use peer_observer_exporter::registry::{Counter, CounterVec, Gauge, HistogramVec, Label, Registry};
 use peer_observer_exporter::render;
 
 use super::client::Error;
-
-/// From 1 ms to 10 s, ns: the edges of the public extractor.
-const DURATION: Edges = Edges {
-    upper: &[
-        1_000_000,
-        5_000_000,
-        10_000_000,
-        25_000_000,
-        50_000_000,
-        100_000_000,
-        250_000_000,
-        500_000_000,
-        1_000_000_000,
-        2_500_000_000,
-        5_000_000_000,
-        10_000_000_000,
-    ],
-    divisor: 1_000_000_000,
-};
+use crate::CALL_DURATION;
 
 /// Default of timeouts from Core 31 on (src/ipc/capnp/mining.capnp, `maxDouble`).
 pub(super) const MAX_DOUBLE: f64 = f64::MAX;
@@ -133,7 +115,7 @@ impl Metrics {
             "ipcextractor_ipc_fetch_duration_seconds",
             "Time that IPC calls took which brought a result; of waitTipChanged it is how long the tip stayed, or was waited for.",
             &[METHOD],
-            DURATION,
+            CALL_DURATION,
         );
         let errors = registry.counter_vec(
             "ipcextractor_ipc_fetch_errors_total",

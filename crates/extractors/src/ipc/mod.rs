@@ -31,6 +31,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use peer_observer_bus::{Finding, Publisher};
+#[cfg(feature = "ipc")]
+use peer_observer_exporter::server;
+use peer_observer_exporter::server::BindError;
 use peer_observer_node::names::BadName;
 use peer_observer_node::windows::IpcWindow;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +42,9 @@ pub use config::Config;
 
 /// Whether this build has the extractor, and not only its settings.
 pub const IS_BUILT: bool = cfg!(feature = "ipc");
+
+/// How a user sets the address for metrics.
+const METRICS_FLAG: &str = "--prometheus-address";
 
 /// Why the IPC extractor cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -61,15 +67,8 @@ pub enum Error {
     #[error("--query-interval and --ipc-timeout must be at least one second")]
     NoTime,
     /// The address for metrics cannot be listened on.
-    #[error(
-        "cannot serve metrics at {address}: {source}; if another program has that port, choose one with --prometheus-address"
-    )]
-    Listen {
-        /// The address.
-        address: String,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] BindError),
     /// A part of the extractor ended without being asked to.
     #[error("asking the node failed, please report this: {0}")]
     Crashed(tokio::task::JoinError),
@@ -90,14 +89,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
             "install capnproto and libcapnp-dev, and build with --features ipc",
         )];
     }
-    let address = &config.prometheus_address;
-    let metrics = match std::net::TcpListener::bind(address) {
-        Ok(_) => Finding::good(format!("metrics can be served at {address}")),
-        Err(error) => Finding::bad(
-            format!("metrics cannot be served at {address}: {error}"),
-            "stop what uses that port, or choose another with --prometheus-address",
-        ),
-    };
+    let metrics = Finding::listens("metrics", "be served at", &config.prometheus_address, METRICS_FLAG);
     vec![check_socket(path), metrics]
 }
 
@@ -172,8 +164,6 @@ async fn start(
     publisher: Publisher,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let address = &config.prometheus_address;
-    let failed = |source| Error::Listen { address: address.clone(), source };
-    let listener = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
+    let listener = server::bind(&config.prometheus_address, METRICS_FLAG).await?;
     watch::run(listener, watch::Settings::new(path, &config), publisher, stop).await
 }

@@ -75,15 +75,12 @@ pub fn check(config: &Config) -> Vec<Finding> {
     if let Err(error) = config.validate() {
         return vec![Finding::bad(error.to_string(), "correct the settings of the P2P extractor")];
     }
-    let listen = |listen: &Listen| match std::net::TcpListener::bind(listen.addr) {
-        Ok(_) => Finding::good(format!(
-            "nodes can dial {addr}; a node does with addnode={addr} in its bitcoin.conf",
-            addr = listen.addr
-        )),
-        Err(error) => Finding::bad(
-            format!("nodes cannot dial {}: {error}", listen.addr),
-            "stop what uses that port, or choose another with --p2p-address",
-        ),
+    let listen = |listen: &Listen| {
+        let mut found = Finding::listens("nodes", "dial", listen.addr, "--p2p-address");
+        if found.ok {
+            found.what += &format!("; a node does with addnode={} in its bitcoin.conf", listen.addr);
+        }
+        found
     };
     config.p2p_address.iter().map(listen).collect()
 }

@@ -2,31 +2,13 @@
 
 use std::time::Duration;
 
-use peer_observer_exporter::registry::{CounterVec, Description, Edges, HistogramVec, Label, Registry};
+use peer_observer_exporter::registry::{CounterVec, Description, HistogramVec, Label, Registry};
 use peer_observer_exporter::render;
 
 use super::methods::Method;
+use crate::CALL_DURATION;
 
 const METHOD: Label = Label { name: "rpc_method", values: Method::NAMES };
-
-/// From 1 ms to 10 s, ns: the edges of the public extractor.
-const DURATION: Edges = Edges {
-    upper: &[
-        1_000_000,
-        5_000_000,
-        10_000_000,
-        25_000_000,
-        50_000_000,
-        100_000_000,
-        250_000_000,
-        500_000_000,
-        1_000_000_000,
-        2_500_000_000,
-        5_000_000_000,
-        10_000_000_000,
-    ],
-    divisor: 1_000_000_000,
-};
 
 /// Something that is counted for a method.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +59,7 @@ impl Metrics {
             "rpcextractor_rpc_fetch_duration_seconds",
             "Time that RPC calls took which brought a result.",
             &[METHOD],
-            DURATION,
+            CALL_DURATION,
         );
         let counts: Vec<_> =
             COUNTS.iter().map(|(name, help)| registry.counter_vec(name, help, &[METHOD])).collect();

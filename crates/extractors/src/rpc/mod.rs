@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use peer_observer_bus::{Finding, Publisher};
 use peer_observer_exporter::registry::Description;
-use peer_observer_exporter::server;
+use peer_observer_exporter::server::{self, BindError};
 use peer_observer_node::names::BadName;
 use peer_observer_node::rpc::{self, Client, Limits, Login};
 use peer_observer_node::windows::RpcWindow;
@@ -48,6 +48,9 @@ pub use page::Page;
 
 /// Time that `doctor` waits for an answer.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How a user sets the address for metrics.
+const METRICS_FLAG: &str = "--prometheus-address";
 
 /// Why the RPC extractor cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -82,15 +85,8 @@ pub enum Error {
         least: usize,
     },
     /// The address for metrics cannot be listened on.
-    #[error(
-        "cannot serve metrics at {address}: {source}; if another program has that port, choose one with --prometheus-address"
-    )]
-    Listen {
-        /// The address.
-        address: String,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] BindError),
     /// A part of the extractor ended without being asked to.
     #[error("asking the node failed, please report this: {0}")]
     Crashed(tokio::task::JoinError),
@@ -110,14 +106,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
             return vec![Finding::bad(error.to_string(), "correct the settings of the RPC extractor")];
         }
     };
-    let address = &config.prometheus_address;
-    let metrics = match std::net::TcpListener::bind(address) {
-        Ok(_) => Finding::good(format!("metrics can be served at {address}")),
-        Err(error) => Finding::bad(
-            format!("metrics cannot be served at {address}: {error}"),
-            "stop what uses that port, or choose another with --prometheus-address",
-        ),
-    };
+    let metrics = Finding::listens("metrics", "be served at", &config.prometheus_address, METRICS_FLAG);
     vec![check_host(config, &config.rpc_host, login), metrics]
 }
 
@@ -177,9 +166,7 @@ fn fix(error: &rpc::Error) -> &'static str {
 pub async fn run(config: Config, publisher: Publisher, stop: CancellationToken) -> Result<(), Error> {
     config.validate()?;
     let login = config.login()?.ok_or(Error::NoLogin)?;
-    let address = &config.prometheus_address;
-    let failed = |source| Error::Listen { address: address.clone(), source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let listener = server::bind(&config.prometheus_address, METRICS_FLAG).await?;
     run_at(listener, &config, config.methods(), login, publisher, stop).await
 }
 

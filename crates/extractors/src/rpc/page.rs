@@ -8,11 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use peer_observer_exporter::render::{self, Format, Part};
 use peer_observer_exporter::server;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::Error;
 use super::poll::Shared;
+use super::{Error, METRICS_FLAG};
 
 /// A page that the extractors of all nodes share.
 #[derive(Clone, Default)]
@@ -24,10 +23,10 @@ impl Page {
     /// # Errors
     /// When the address cannot be listened on.
     pub async fn serve(self, address: &str, stop: CancellationToken) -> Result<(), Error> {
-        let failed = |source| Error::Listen { address: address.to_owned(), source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let bound = listener.local_addr().map_err(failed)?;
-        tracing::info!(address = %bound, "serving the metrics of rpc extractors");
+        let listener = server::bind(address, METRICS_FLAG).await?;
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, "serving the metrics of rpc extractors");
+        }
         server::serve(listener, move || self.render(), stop).await;
         Ok(())
     }

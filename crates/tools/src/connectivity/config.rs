@@ -1,16 +1,16 @@
 //! Settings: what may be dialed, how often, and where results go.
 
 use std::fmt;
-use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
+use peer_observer_exporter::server;
 use peer_observer_node::p2p::Network;
 use serde::{Deserialize, Serialize};
 
-use super::{Error, exits};
+use super::{Error, METRICS_FLAG, exits};
 use crate::known::Known;
 
 /// An hour, s: for how long the public tool believes a result.
@@ -142,8 +142,7 @@ impl Config {
         range("--connect-timeout", self.connect_timeout, 1, MAX_SECONDS)?;
         range("--proxy-timeout", self.proxy_timeout, 1, MAX_SECONDS)?;
         range("--handshake-timeout", self.handshake_timeout, 1, MAX_SECONDS)?;
-        let address = &self.metrics_address;
-        address.to_socket_addrs().map_err(|source| Error::Listen { address: address.clone(), source })?;
+        server::check_address(&self.metrics_address, METRICS_FLAG)?;
         Ok(())
     }
 

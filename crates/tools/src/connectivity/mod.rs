@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 use peer_observer_bus::{Delivery, Finding, Subscriber, SubscriberStats, now_ns};
 use peer_observer_events::Subject;
 use peer_observer_exporter::registry::Description;
-use peer_observer_exporter::server;
+use peer_observer_exporter::server::{self, BindError};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
@@ -43,7 +43,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::known::lists::TOR_EXIT;
 use crate::known::{self, Files, Known, ListFile, Watch};
-use crate::metrics::check_address;
 use gossip::{Gossip, Heard};
 use metrics::Metrics;
 use output::Output;
@@ -55,6 +54,8 @@ use target::{Skip, Target};
 pub use config::{Config, NoProxy, Overlay, Proxy};
 pub use output::Error as OutputError;
 
+/// How a user sets the address for metrics.
+const METRICS_FLAG: &str = "--metrics-address";
 /// Events that are looked at before anything else is.
 const BATCH: usize = 256;
 /// How often it is said how much of the gossip was real, and looked for what is stale or has changed.
@@ -88,15 +89,8 @@ pub enum Error {
         to: u64,
     },
     /// The address cannot be listened on.
-    #[error(
-        "cannot serve metrics at {address}: {source}; if another program has that port, choose one with --metrics-address"
-    )]
-    Listen {
-        /// The address that was configured.
-        address: String,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] BindError),
     /// The list of Tor's exits cannot be used.
     #[error(transparent)]
     Exits(#[from] known::Error),
@@ -120,7 +114,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     }
     let mut findings =
         vec![Finding::good(format!("the connectivity check is allowed to {}", config.intention()))];
-    findings.push(check_address(&config.metrics_address));
+    findings.push(Finding::listens("metrics", "be served at", &config.metrics_address, METRICS_FLAG));
     let folders = [("--csv-dir", &config.csv_dir), ("--parquet-dir", &config.parquet_dir)];
     for (flag, dir) in folders.into_iter().filter_map(|(flag, dir)| Some((flag, dir.as_deref()?))) {
         findings.push(match dir.is_dir() {
@@ -174,9 +168,7 @@ pub async fn run(config: Config, subscriber: Subscriber, stop: CancellationToken
     if !config.connect {
         return Err(Error::NotAllowed { intention: config.intention() });
     }
-    let address = &config.metrics_address;
-    let failed = |source| Error::Listen { address: address.clone(), source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let listener = server::bind(&config.metrics_address, METRICS_FLAG).await?;
     run_at(listener, config, subscriber, stop).await
 }
 

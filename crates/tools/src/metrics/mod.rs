@@ -31,7 +31,6 @@ mod tests;
 mod validation;
 
 use std::collections::HashMap;
-use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,13 +41,16 @@ use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
 use peer_observer_events::{PeerObserverEvent, Subject};
 use peer_observer_exporter::labels::{OTHER, bounded};
 use peer_observer_exporter::render::{Format, Part};
-use peer_observer_exporter::{registry, render, server};
+use peer_observer_exporter::server::{self, BindError};
+use peer_observer_exporter::{registry, render};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::known::{self, Files, Known, ListFile, Watch};
 
+/// How a user sets the address for metrics.
+const METRICS_FLAG: &str = "--metrics-address";
 /// Events that are counted before a scrape can get in between.
 const BATCH: usize = 1024;
 /// How often it is looked for what is stale.
@@ -114,8 +116,7 @@ impl Config {
     /// # Errors
     /// Which one, and why.
     pub fn validate(&self) -> Result<(), Error> {
-        let address = &self.metrics_address;
-        address.to_socket_addrs().map_err(|source| Error::Listen { address: address.clone(), source })?;
+        server::check_address(&self.metrics_address, METRICS_FLAG)?;
         Known::read(&self.files())?;
         Ok(())
     }
@@ -134,15 +135,8 @@ impl Config {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address cannot be listened on.
-    #[error(
-        "cannot serve metrics at {address}: {source}; if another program has that port, choose one with --metrics-address"
-    )]
-    Listen {
-        /// The address that was configured.
-        address: String,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] BindError),
     /// A file of the user's cannot be used.
     #[error(transparent)]
     File(#[from] known::Error),
@@ -155,18 +149,8 @@ pub fn subjects(_config: &Config) -> Vec<Subject> {
 
 /// What the tool needs, and whether it is there.
 pub fn check(config: &Config) -> Vec<Finding> {
-    std::iter::once(check_address(&config.metrics_address)).chain(config.files().check()).collect()
-}
-
-/// Whether a tool can serve its metrics at the address of `--metrics-address`.
-pub(crate) fn check_address(address: &str) -> Finding {
-    match std::net::TcpListener::bind(address) {
-        Ok(_) => Finding::good(format!("metrics can be served at {address}")),
-        Err(error) => Finding::bad(
-            format!("metrics cannot be served at {address}: {error}"),
-            "stop what uses that port, or choose another with --metrics-address",
-        ),
-    }
+    let listen = Finding::listens("metrics", "be served at", &config.metrics_address, METRICS_FLAG);
+    std::iter::once(listen).chain(config.files().check()).collect()
 }
 
 /// Counts events and serves the counts until `stop`, or until the bus ends.
@@ -174,9 +158,7 @@ pub(crate) fn check_address(address: &str) -> Finding {
 /// # Errors
 /// When the address cannot be listened on or a file cannot be read.
 pub async fn run(config: Config, subscriber: Subscriber, stop: CancellationToken) -> Result<(), Error> {
-    let address = &config.metrics_address;
-    let failed = |source| Error::Listen { address: address.clone(), source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let listener = server::bind(&config.metrics_address, METRICS_FLAG).await?;
     run_at(listener, &config, subscriber, stop).await
 }
 
