@@ -5,6 +5,7 @@
 //!
 //! | module | what it is for |
 //! |---|---|
+//! | [`conn_type`] | names of connection types |
 //! | [`peek`] | the origin of an encoded event, without decoding it |
 //! | [`decode`] | from the payload of a P2P message to the schema |
 //! | [`display`] | events as text, one line each |
@@ -13,6 +14,7 @@
 //! | [`subject`] | where on the bus which event travels |
 //! | [`sequence`] | numbering streams, and finding what is missing in one |
 
+pub mod conn_type;
 pub mod decode;
 pub mod display;
 pub mod json;

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use peer_observer_events::PeerObserverEvent;
+use peer_observer_events::conn_type;
 use peer_observer_events::decode::{Decoded, decode};
-use peer_observer_events::proto::bitcoin_primitives::ConnType;
 use peer_observer_events::proto::ebpf_extractor::addrman::{
     AddrmanEvent, InsertNew, InsertTried, addrman_event,
 };
@@ -133,20 +133,6 @@ pub fn event(hit: &Hit<'_>) -> PeerObserverEvent {
     PeerObserverEvent::EbpfExtractor(Ebpf { ebpf_event: Some(ebpf) })
 }
 
-/// A connection type as Bitcoin Core prints it (node/connection_types.cpp).
-pub fn conn_type(text: &[u8]) -> ConnType {
-    match text {
-        b"inbound" => ConnType::Inbound,
-        b"outbound-full-relay" => ConnType::OutboundFullRelay,
-        b"block-relay-only" => ConnType::BlockRelayOnly,
-        b"feeler" => ConnType::Feeler,
-        b"manual" => ConnType::Manual,
-        b"addr-fetch" => ConnType::AddrFetch,
-        b"private-broadcast" => ConnType::PrivateBroadcast,
-        _ => ConnType::Unknown,
-    }
-}
-
 fn message(m: &hit::Message<'_>) -> MessageEvent {
     let command = text(m.msg_type);
     let payload = Bytes::copy_from_slice(m.payload);
@@ -162,7 +148,7 @@ fn message(m: &hit::Message<'_>) -> MessageEvent {
         meta: Metadata {
             peer_id: m.peer_id as u64,
             addr: text(m.addr),
-            conn_type: conn_type(m.conn_type) as i32,
+            conn_type: conn_type::from_name(m.conn_type) as i32,
             command,
             inbound: m.inbound,
             size: m.size,
@@ -177,7 +163,7 @@ fn connection(c: &hit::Connection<'_>) -> Connection {
     Connection {
         peer_id: c.peer_id as u64,
         addr: text(c.addr),
-        conn_type: conn_type(c.conn_type) as i32,
+        conn_type: conn_type::from_name(c.conn_type) as i32,
         network: c.network,
     }
 }
@@ -207,23 +193,6 @@ mod tests {
     use peer_observer_events::Subject;
 
     use super::*;
-
-    #[test]
-    fn connection_types_have_their_own_values() {
-        let types: [(&[u8], i32); 8] = [
-            (b"inbound", 1),
-            (b"outbound-full-relay", 2),
-            (b"block-relay-only", 3),
-            (b"feeler", 4),
-            (b"manual", 5),
-            (b"addr-fetch", 6),
-            (b"private-broadcast", 7),
-            (b"something new", 0),
-        ];
-        for (text, value) in types {
-            assert_eq!(conn_type(text) as i32, value, "{}", text.escape_ascii());
-        }
-    }
 
     #[test]
     fn a_message_that_was_captured_in_part_is_kept_and_marked() {

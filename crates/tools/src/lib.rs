@@ -21,18 +21,6 @@ pub mod terminal;
 mod tour;
 pub mod web;
 
-/// Names of `ConnType` in proto/bitcoin_primitives.proto by number, as Bitcoin Core's RPC has them (src/node/connection_types.cpp).
-pub(crate) const CONN_TYPES: [&str; 8] = [
-    "unknown",
-    "inbound",
-    "outbound-full-relay",
-    "block-relay-only",
-    "feeler",
-    "manual",
-    "addr-fetch",
-    "private-broadcast",
-];
-
 /// Message types of Bitcoin Core's src/protocol.h (NetMsgType), and two that it no longer knows: what tools count apart, also when
 /// peers make up others.
 pub(crate) const MESSAGE_TYPES: [&str; 37] = [

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use peer_observer_events::proto::bitcoin_primitives::ConnType;
+use peer_observer_events::conn_type;
 use peer_observer_events::proto::ebpf_extractor::connection::{Connection, connection_event};
 use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
 use peer_observer_events::proto::ebpf_extractor::mempool::mempool_event;
@@ -119,7 +119,7 @@ pub(super) fn blocks(node: &RealNode, events: &[Arc<Event>]) -> Result<(String, 
 pub(super) fn connections(peerinfo: &Value, events: &[Arc<Event>]) -> Result<(String, Vec<String>)> {
     let mut ours = BTreeMap::new();
     let (mut opened, mut closed) = (0, 0);
-    let describe = |conn: &Connection| (conn.addr.clone(), conn_type(conn.conn_type));
+    let describe = |conn: &Connection| (conn.addr.clone(), conn_type::name(conn.conn_type).to_owned());
     for event in events {
         let Some(EbpfEvent::Connection(connection)) = ebpf(event) else { continue };
         match &connection.event {
@@ -145,21 +145,6 @@ pub(super) fn connections(peerinfo: &Value, events: &[Arc<Event>]) -> Result<(St
     }
     let seen = format!("{} open after {opened} opened, {closed} closed", theirs.len());
     Ok((seen, differences(&theirs, &ours)))
-}
-
-/// The type of a connection as `getpeerinfo` writes it (Bitcoin Core node/connection_types.cpp).
-fn conn_type(number: i32) -> String {
-    match ConnType::try_from(number) {
-        Ok(ConnType::Inbound) => "inbound",
-        Ok(ConnType::OutboundFullRelay) => "outbound-full-relay",
-        Ok(ConnType::BlockRelayOnly) => "block-relay-only",
-        Ok(ConnType::Feeler) => "feeler",
-        Ok(ConnType::Manual) => "manual",
-        Ok(ConnType::AddrFetch) => "addr-fetch",
-        Ok(ConnType::PrivateBroadcast) => "private-broadcast",
-        Ok(ConnType::Unknown) | Err(_) => "unknown",
-    }
-    .to_owned()
 }
 
 /// Reasons for which peers misbehaved, by peer id.

@@ -7,12 +7,11 @@
 
 use std::collections::HashMap;
 
+use peer_observer_events::conn_type::{self, UNKNOWN};
 use peer_observer_events::proto::ebpf_extractor::connection::Connection;
 use peer_observer_events::proto::rpc_extractor::PeerInfo;
 use peer_observer_exporter::labels::joined;
 use peer_observer_exporter::registry::{Registry, Snapshot};
-
-use crate::CONN_TYPES;
 
 /// Connections that are remembered of a node. Bitcoin Core has 125 unless told otherwise.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -74,8 +73,11 @@ impl Live {
 
     /// A connection was opened.
     pub(crate) fn opened(&mut self, r: &mut Registry, conn: &Connection, inbound: bool, now_ms: u64) {
-        let kind =
-            Kind { inbound, network: network_of(conn.network), connection_type: type_of(conn.conn_type) };
+        let kind = Kind {
+            inbound,
+            network: network_of(conn.network),
+            connection_type: conn_type::name(conn.conn_type),
+        };
         if conn.peer_id == FIRST_PEER {
             self.is_complete = true;
         }
@@ -120,7 +122,7 @@ impl Live {
             let kind = Kind {
                 inbound: peer.inbound,
                 network: one_of(&NETWORKS, &peer.network),
-                connection_type: one_of(&CONN_TYPES, &peer.connection_type),
+                connection_type: one_of(&conn_type::NAMES, &peer.connection_type),
             };
             let since_ms = u64::try_from(peer.connection_time).unwrap_or(0).saturating_mul(1000);
             open.insert(peer.id.into(), Open { kind, since_ms });
@@ -159,17 +161,11 @@ impl Live {
     }
 }
 
-const UNKNOWN: &str = "unknown";
-
 /// Names of networks in getpeerinfo, by their number in Bitcoin Core's enum Network (src/netaddress.h).
 const NETWORKS: [&str; 6] = ["not_publicly_routable", "ipv4", "ipv6", "onion", "i2p", "cjdns"];
 
 fn network_of(number: u32) -> &'static str {
     usize::try_from(number).ok().and_then(|n| NETWORKS.get(n)).copied().unwrap_or(UNKNOWN)
-}
-
-fn type_of(conn_type: i32) -> &'static str {
-    usize::try_from(conn_type).ok().and_then(|n| CONN_TYPES.get(n)).copied().unwrap_or(UNKNOWN)
 }
 
 fn one_of(names: &[&'static str], name: &str) -> &'static str {
@@ -298,26 +294,5 @@ mod tests {
             shown(&r),
             ["{\"inbound\",\"ipv4\",\"inbound\"} 0", "{\"inbound\",\"ipv6\",\"inbound\"} 1"]
         );
-    }
-
-    #[test]
-    fn names_of_types_follow_the_numbers_of_the_schema() {
-        let names = [
-            "Inbound",
-            "OutboundFullRelay",
-            "BlockRelayOnly",
-            "Feeler",
-            "Manual",
-            "AddrFetch",
-            "PrivateBroadcast",
-        ];
-        for (i, name) in names.iter().enumerate() {
-            let conn_type = ConnType::from_str_name(name).unwrap();
-            assert_eq!(type_of(conn_type as i32), CONN_TYPES[i + 1]);
-            assert_eq!(CONN_TYPES[i + 1].replace('-', ""), name.to_lowercase());
-        }
-        for odd in [0, -1, 8, i32::MIN, i32::MAX] {
-            assert_eq!(type_of(odd), UNKNOWN);
-        }
     }
 }

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use peer_observer_events::conn_type::NAMES as CONN_TYPES;
 use peer_observer_events::proto::bitcoin_primitives::ConnType;
 use peer_observer_events::proto::rpc_extractor::PeerInfo;
 use peer_observer_exporter::labels::bounded;
 
 use super::message::{COMMANDS, Record};
 use super::series::Series;
-use crate::CONN_TYPES;
 
 /// Peers that are followed at once. Bitcoin Core connects to 125 unless told otherwise (`-maxconnections`).
 const MAX_OPEN: usize = 1024;

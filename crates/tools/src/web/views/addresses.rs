@@ -1,9 +1,9 @@
 //! Address relay: who sends how many addresses of which networks, and who announces himself.
 
+use peer_observer_events::conn_type::NAMES as CONN_TYPES;
 use serde_json::json;
 
 use super::{Answer, Context, NODE, Query, Refused, Show, Topic, us};
-use crate::CONN_TYPES;
 use crate::web::model::addresses::AGES;
 use crate::web::model::message::{NETWORKS, command_index};
 

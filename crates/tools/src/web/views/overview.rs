@@ -1,11 +1,11 @@
 //! A node at a glance.
 
+use peer_observer_events::conn_type::NAMES as CONN_TYPES;
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use super::{Answer, Context, NODE, Query, Refused, Topic, us};
-use crate::CONN_TYPES;
 use crate::web::model::Node;
 use crate::web::model::message::{COMMANDS, NETWORKS, OTHER, hex};
 use crate::web::model::node::Slot;

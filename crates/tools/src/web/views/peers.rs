@@ -1,10 +1,10 @@
 //! The peers of a node, a row each.
 
+use peer_observer_events::conn_type::NAMES as CONN_TYPES;
 use serde::Serialize;
 
 use super::overview::network;
 use super::{Answer, Context, NODE, Query, Refused, Show, Topic, json, us};
-use crate::CONN_TYPES;
 use crate::web::model::message::{host_of, netgroup};
 use crate::web::model::peers::{Peer, SPARK};
 

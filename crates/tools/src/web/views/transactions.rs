@@ -1,9 +1,9 @@
 //! Transaction relay: who announced first, who asks, who never sends.
 
+use peer_observer_events::conn_type::NAMES as CONN_TYPES;
 use serde_json::json;
 
 use super::{Answer, Context, NODE, Query, Refused, Topic, us};
-use crate::CONN_TYPES;
 use crate::web::model::message::hex;
 
 /// Transactions that are listed.
