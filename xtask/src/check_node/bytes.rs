@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
 use peer_observer_events::{Event, PeerObserverEvent};
+use peer_observer_node::p2p::v2::has_short_id;
 use serde_json::Value;
 
 /// Name under which the node counts types that it does not know (Bitcoin Core net.h, `NET_MESSAGE_TYPE_OTHER`).
@@ -16,38 +17,6 @@ const V1_OVERHEAD: u64 = 24;
 const V2_OVERHEAD: u64 = 21;
 /// The same with a type in 12 bytes behind a short one of 0 (BIP 324).
 const V2_OVERHEAD_LONG: u64 = 33;
-
-/// Message types that have a short form (BIP 324, "v2 Bitcoin P2P message structure").
-const V2_SHORT: [&str; 28] = [
-    "addr",
-    "block",
-    "blocktxn",
-    "cmpctblock",
-    "feefilter",
-    "filteradd",
-    "filterclear",
-    "filterload",
-    "getblocks",
-    "getblocktxn",
-    "getdata",
-    "getheaders",
-    "headers",
-    "inv",
-    "mempool",
-    "merkleblock",
-    "notfound",
-    "ping",
-    "pong",
-    "sendcmpct",
-    "tx",
-    "getcfilters",
-    "cfilter",
-    "getcfheaders",
-    "cfheaders",
-    "getcfcheckpt",
-    "cfcheckpt",
-    "addrv2",
-];
 
 /// How messages travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +39,7 @@ impl Transport {
         payload
             + match self {
                 Transport::V1 => V1_OVERHEAD,
-                Transport::V2 if V2_SHORT.contains(&message_type) => V2_OVERHEAD,
+                Transport::V2 if has_short_id(message_type) => V2_OVERHEAD,
                 Transport::V2 => V2_OVERHEAD_LONG,
             }
     }

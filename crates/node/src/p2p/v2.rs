@@ -58,6 +58,16 @@ const SHORT_IDS: [&str; 29] = [
     "addrv2",
 ];
 
+/// Whether messages of this type go out under an id of one byte.
+pub fn has_short_id(msg_type: &str) -> bool {
+    short_id(msg_type).is_some()
+}
+
+fn short_id(msg_type: &str) -> Option<u8> {
+    let id = SHORT_IDS.iter().position(|known| *known == msg_type && !known.is_empty())?;
+    u8::try_from(id).ok()
+}
+
 impl From<bip324::Error> for Error {
     fn from(error: bip324::Error) -> Self {
         Error::Cipher(error)
@@ -248,8 +258,8 @@ impl Encoder {
     /// Adds a message to `out`.
     pub fn encode(&mut self, msg_type: &str, payload: &[u8], out: &mut Vec<u8>) {
         let mut contents = Vec::with_capacity(1 + MSG_TYPE + payload.len());
-        match SHORT_IDS.iter().position(|id| *id == msg_type && !id.is_empty()) {
-            Some(id) => contents.push(id as u8),
+        match short_id(msg_type) {
+            Some(id) => contents.push(id),
             None => {
                 contents.push(0);
                 write_msg_type(msg_type, &mut contents);
@@ -406,6 +416,15 @@ mod tests {
         let (mut dialer, mut decoder, _) = connected(b"", &[]).await;
         decoder.push(&dialer.packet(&vec![1; 1 + MSG_TYPE + MAX_PAYLOAD + 1])[..3]);
         assert!(matches!(decoder.next_message(), Err(Error::TooLong { .. })), "before the rest has come");
+    }
+
+    #[test]
+    fn only_types_of_the_table_have_a_short_id() {
+        for (msg_type, has) in
+            [("addr", true), ("addrv2", true), ("ping", true), ("version", false), ("", false)]
+        {
+            assert_eq!(has_short_id(msg_type), has, "{msg_type}");
+        }
     }
 
     #[tokio::test]
