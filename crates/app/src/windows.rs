@@ -5,12 +5,13 @@
 //! started again is the same one; when it has changed (another port, another container) what looks into it is started anew.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use peer_observer_bus::Bus;
+use peer_observer_bus::{Bus, Publisher};
 use peer_observer_extractors::{ebpf, ipc, log, p2p, rpc};
 use peer_observer_node::discover::{self, FileId, NodeProcess, Wanted};
 use peer_observer_node::names::Names;
@@ -222,37 +223,40 @@ impl Follower {
 
     fn ask(&self, name: &Arc<str>, found: &RpcWindow) -> Look {
         let config = rpc::Config { rpc_node: name.to_string(), ..self.sections.rpc.clone() };
-        let publisher = ExtractorKind::Rpc.publisher(&self.bus);
-        let stop = self.stop.child_token();
-        let (page, found, name, token) = (self.page.clone(), found.clone(), name.clone(), stop.clone());
-        let task = tokio::spawn(async move {
-            if let Err(error) = rpc::run_found(&page, config, found, publisher, token).await {
-                tracing::error!(node = %name, %error, "the rpc extractor of this node failed");
-            }
-        });
-        Look { stop, task }
+        let (page, found) = (self.page.clone(), found.clone());
+        self.look(ExtractorKind::Rpc, name, |publisher, stop| async move {
+            rpc::run_found(&page, config, found, publisher, stop).await
+        })
     }
 
     fn read(&self, name: &Arc<str>, found: &LogWindow) -> Look {
-        let publisher = ExtractorKind::Log.publisher(&self.bus);
-        let stop = self.stop.child_token();
-        let (found, name, token) = (found.clone(), name.clone(), stop.clone());
-        let task = tokio::spawn(async move {
-            if let Err(error) = log::run_found(found, name.clone(), publisher, token).await {
-                tracing::error!(node = %name, %error, "the log extractor of this node failed");
-            }
-        });
-        Look { stop, task }
+        let run = |publisher, stop| log::run_found(found.clone(), name.clone(), publisher, stop);
+        self.look(ExtractorKind::Log, name, run)
     }
 
     fn wait(&self, name: &Arc<str>, found: &IpcWindow) -> Look {
         let config = ipc::Config { ipc_node: name.to_string(), ..self.sections.ipc.clone() };
-        let publisher = ExtractorKind::Ipc.publisher(&self.bus);
+        let run = |publisher, stop| ipc::run_found(config, found.clone(), publisher, stop);
+        self.look(ExtractorKind::Ipc, name, run)
+    }
+
+    /// Starts an extractor that looks into a node.
+    fn look<F, E>(
+        &self,
+        extractor: ExtractorKind,
+        name: &Arc<str>,
+        run: impl FnOnce(Publisher, CancellationToken) -> F,
+    ) -> Look
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Display + Send,
+    {
         let stop = self.stop.child_token();
-        let (found, name, token) = (found.clone(), name.clone(), stop.clone());
+        let running = run(extractor.publisher(&self.bus), stop.clone());
+        let name = name.clone();
         let task = tokio::spawn(async move {
-            if let Err(error) = ipc::run_found(config, found, publisher, token).await {
-                tracing::error!(node = %name, %error, "the ipc extractor of this node failed");
+            if let Err(error) = running.await {
+                tracing::error!(node = %name, extractor = extractor.name(), %error, "an extractor of this node failed");
             }
         });
         Look { stop, task }
