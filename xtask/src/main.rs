@@ -10,6 +10,8 @@ mod bpf;
 mod check_node;
 mod committed;
 mod dashboards;
+#[cfg(test)]
+mod layout;
 mod metrics;
 mod proto;
 mod schema;
