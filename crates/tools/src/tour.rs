@@ -1,18 +1,17 @@
 //! Real events for tests.
 
-use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 
 use peer_observer_bus::Delivery;
 use peer_observer_events::{Event, Subject};
+use peer_observer_node::recording::read_file;
 use prost::Message;
 
 /// The events of a recorded tour as the public extractor published them.
 pub(crate) fn tour() -> Vec<Delivery> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/regtest-tour/public-events.nats.zst");
-    let file = std::fs::File::open(path).unwrap();
-    let mut frames = Vec::new();
-    ruzstd::decoding::StreamingDecoder::new(file).unwrap().read_to_end(&mut frames).unwrap();
+    let frames = read_file(Path::new(path), 64 << 20).unwrap();
     let mut rest = frames.as_slice();
     let mut next = || -> Option<&[u8]> {
         let (length, after) = rest.split_first_chunk::<4>()?;

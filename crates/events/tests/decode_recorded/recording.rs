@@ -1,12 +1,12 @@
 //! Reads just enough of the recordings in data/; the formats are in data/regtest-tour/README.md.
 
-use std::io::Read;
 use std::path::Path;
 
 use bytes::{Buf, Bytes};
 use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
 use peer_observer_events::proto::ebpf_extractor::message::MessageEvent;
 use peer_observer_events::{Event, PeerObserverEvent};
+use peer_observer_node::recording::read_file;
 use prost::Message as _;
 
 /// A hit of net:inbound_message or net:outbound_message.
@@ -18,16 +18,9 @@ pub(crate) struct Recorded {
 }
 
 fn unpack(file: &str) -> Bytes {
-    const LARGEST: u64 = 64 << 20;
+    const LARGEST: usize = 64 << 20;
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data").join(file);
-    let packed = std::fs::read(&path).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
-    let mut unpacked = Vec::new();
-    ruzstd::decoding::StreamingDecoder::new(packed.as_slice())
-        .expect("a zstd frame")
-        .take(LARGEST)
-        .read_to_end(&mut unpacked)
-        .expect("a whole zstd frame");
-    unpacked.into()
+    read_file(&path, LARGEST).unwrap_or_else(|err| panic!("{err}")).into()
 }
 
 fn text(bytes: &mut Bytes) -> String {

@@ -1,10 +1,10 @@
 //! Events to try forms on: every kind the schema knows, and those that a real node made.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf, Bytes};
 use peer_observer_events::Event;
+use peer_observer_node::recording::read_file;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
@@ -21,16 +21,9 @@ pub(crate) fn every_kind() -> Vec<Event> {
 
 /// What the public extractor published for data/regtest-tour, with its subjects.
 pub(crate) fn recorded() -> Vec<(String, Event)> {
-    const LARGEST: u64 = 64 << 20;
+    const LARGEST: usize = 64 << 20;
     let path = root().join("data/regtest-tour/public-events.nats.zst");
-    let packed = std::fs::read(&path).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
-    let mut unpacked = Vec::new();
-    ruzstd::decoding::StreamingDecoder::new(packed.as_slice())
-        .expect("a zstd frame")
-        .take(LARGEST)
-        .read_to_end(&mut unpacked)
-        .expect("a whole zstd frame");
-    let mut frames = Bytes::from(unpacked);
+    let mut frames = Bytes::from(read_file(&path, LARGEST).unwrap_or_else(|err| panic!("{err}")));
     let mut part = || {
         let length = frames.has_remaining().then(|| frames.get_u32_le() as usize)?;
         Some(frames.split_to(length))
