@@ -6,8 +6,9 @@
 //!
 //! Every part can be missing, and each has its own option, so that nearly all combinations occur.
 
-use super::kind::{self, Kind};
+use super::kind::Kind;
 use super::time;
+use super::wording;
 
 /// How many empty lines Bitcoin Core writes when it opens its log (logging.cpp `StartLogging`).
 const EMPTY_LINES_AT_START: u32 = 5;
@@ -80,7 +81,7 @@ impl<'a> Line<'a> {
 
     /// What the message means, if it is one of those that mean something to us.
     pub fn kind(&self) -> Option<Kind<'a>> {
-        if self.continued { None } else { kind::kind(self.category, self.message) }
+        if self.continued { None } else { wording::kind(self.category, self.message) }
     }
 }
 

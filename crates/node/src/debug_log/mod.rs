@@ -8,9 +8,11 @@
 //! |---|---|
 //! | time.rs | times as Bitcoin Core prints them |
 //! | header.rs | what stands in front of the message |
-//! | kind.rs | messages that mean something to us |
+//! | kind.rs | what messages mean, for those that mean something to us |
+//! | wording.rs, scan.rs | from the wording of a message to what it means |
 //! | lines.rs | bytes to lines, with bounded memory |
 //! | follow.rs | a file that is written, rotated, cut |
+//! | recorded.rs | tests with real logs |
 //!
 //! All but follow.rs is free of I/O. Wordings are those of Bitcoin Core 22 to 30 and of its master branch (September 2025).
 
@@ -20,9 +22,12 @@ mod kind;
 mod lines;
 #[cfg(test)]
 mod recorded;
+mod scan;
 mod time;
+mod wording;
 
 pub use follow::{Begin, Break, Follower, Position, Step};
 pub use header::{Level, Line, Parser};
-pub use kind::{DownloadOf, Kind, Outcome, Presync, kind};
+pub use kind::{DownloadOf, Kind, Outcome, Presync};
 pub use lines::{Lines, RawLine};
+pub use wording::kind;
