@@ -157,6 +157,9 @@ impl<R: Read> Reader<R> {
     /// The next message, or `None` when there is no whole one (yet): call it again when the file has grown.
     ///
     /// After an error the place of the next message is not known, and every further call fails in the same way.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is not in the format of capture files.
     pub fn next_message(&mut self) -> Result<Option<CapturedMessage>, Error> {
         let Some(header) = self.peek_header()? else { return Ok(None) };
         if !self.fill(HEADER_LEN + header.length as usize)? {
@@ -280,6 +283,9 @@ impl Source {
 
 impl Merged {
     /// Finds the files of all peers in `message_capture`, with at most `max_open` of them open at a time.
+    ///
+    /// # Errors
+    /// When the folder or a file in it cannot be read.
     pub fn open(message_capture: &Path, max_open: usize) -> Result<Self, Error> {
         let open_error = |source| Error::Open { path: message_capture.to_path_buf(), source };
         let mut merged = Merged {

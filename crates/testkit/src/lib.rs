@@ -18,6 +18,11 @@
 //! Everything here blocks, ends its processes when dropped, and never sleeps for luck: it waits for a condition, or fails
 //! with what it has seen until then.
 
+#![allow(
+    clippy::missing_errors_doc,
+    reason = "an error ends the test, and says itself what was awaited in vain"
+)]
+
 pub mod bitcoind;
 pub mod fake_rpc;
 #[cfg(feature = "ipc")]
