@@ -14,6 +14,7 @@
 //! | [`loss`] | counting losses until they are told |
 //! | [`local`] | the bus inside one process |
 //! | [`nats`] | the bus over a NATS server |
+//! | publisher.rs, subscriber.rs | the two ends, the same on both buses |
 
 pub mod component;
 pub mod local;

@@ -40,7 +40,7 @@ pub fn ip(arguments: &str) -> io::Result<()> {
 }
 
 /// Moves this thread, and no other, into a new network.
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "the standard library has no call for it")]
 fn leave_network() -> io::Result<()> {
     // SAFETY: `unshare` takes a number and touches no memory; with CLONE_NEWNET it concerns the calling thread only.
     match unsafe { libc::unshare(libc::CLONE_NEWNET) } {

@@ -7,6 +7,7 @@
 //! | [`logger`] | prints events, a line each |
 //! | [`metrics`] | counts events for Prometheus |
 //! | [`terminal`] | none itself: whether what is printed may have colours |
+//! | tour.rs | none itself: the events of a real node, for tests |
 //! | [`web`] | shows them on a live page |
 
 pub mod connectivity;

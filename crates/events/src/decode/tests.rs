@@ -1,3 +1,5 @@
+//! Payloads by hand: what decodes to what, what is wrong with the others, and what hostile lengths do.
+
 use super::*;
 use crate::proto::bitcoin_primitives::UnknownAddress;
 use crate::proto::bitcoin_primitives::address::Address as Host;

@@ -1,3 +1,5 @@
+//! From lines in files, pipes and logs of real nodes to events on the bus, also when logs are rotated, cut and damaged.
+
 use std::io::{Cursor, Write};
 use std::time::Duration;
 

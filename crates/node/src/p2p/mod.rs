@@ -10,6 +10,7 @@
 //! | [`v1`] | messages in plain |
 //! | [`v2`] | messages encrypted as in BIP 324 |
 //! | [`handshake`] | `version` to `verack`: what must come when, and what is answered |
+//! | inbox.rs | bytes that were received and not yet read |
 
 use std::fmt;
 use std::str::FromStr;
