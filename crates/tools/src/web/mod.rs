@@ -190,15 +190,10 @@ pub fn check(config: &Config) -> Vec<Finding> {
         Ok(guard) => guard,
         Err(error) => return vec![Finding::bad(error.to_string(), "correct the setting that is named")],
     };
-    let listen = match std::net::TcpListener::bind(address) {
-        Ok(listener) => match listener.local_addr().map(|address| guard.check_address(address)) {
-            Ok(Err(error)) => Finding::bad(error.to_string(), "set one of the two, or serve at 127.0.0.1"),
-            Ok(Ok(())) | Err(_) => Finding::good(format!("the page can be served at {address}")),
-        },
-        Err(error) => Finding::bad(
-            format!("the page cannot be served at {address}: {error}"),
-            "stop what uses that port, or choose another with --web-address",
-        ),
+    let mut resolved = address.to_socket_addrs().into_iter().flatten();
+    let listen = match resolved.find_map(|address| guard.check_address(address).err()) {
+        Some(error) => Finding::bad(error.to_string(), "set one of the two, or serve at 127.0.0.1"),
+        None => Finding::listens("the page", "be served at", address, "--web-address"),
     };
     std::iter::once(listen).chain(config.files().check()).collect()
 }
