@@ -15,11 +15,9 @@ use peer_observer_node::debug_log::{DownloadOf, Kind, Level, Line, Outcome, Pres
 
 /// The event that a line is; `length` is that of the whole line, bytes.
 pub fn log(line: &Line<'_>, length: u64) -> Log {
-    let (event, detail) = match line.kind().map(of_kind) {
-        Some(Meaning::Public(event)) => (event, None),
-        Some(Meaning::Ours(detail)) => (unknown(line), Some(LogDetail { kind: Some(detail) })),
-        None => (unknown(line), None),
-    };
+    let kind = line.kind();
+    let event = kind.as_ref().and_then(public).unwrap_or_else(|| unknown(line));
+    let detail = kind.and_then(ours).map(|kind| LogDetail { kind: Some(kind) });
     Log {
         log_timestamp: line.time_us.unwrap_or(0),
         category: category(line.category) as i32,
@@ -50,46 +48,45 @@ fn category(name: Option<&str>) -> LogDebugCategory {
     LogDebugCategory::from_str_name(&name.to_ascii_uppercase()).unwrap_or(LogDebugCategory::Unknown)
 }
 
-enum Meaning {
-    /// The public schema has it.
-    Public(LogEvent),
-    /// It is one of ours.
-    Ours(Detail),
+/// The event of a kind that the public schema has.
+fn public(kind: &Kind<'_>) -> Option<LogEvent> {
+    Some(match kind {
+        Kind::BlockConnected { hash, height } => LogEvent::BlockConnectedLog(BlockConnectedLog {
+            block_hash: (*hash).into(),
+            block_height: *height,
+        }),
+        Kind::BlockChecked { hash, state, debug } => LogEvent::BlockCheckedLog(BlockCheckedLog {
+            block_hash: (*hash).into(),
+            state: (*state).into(),
+            debug_message: (*debug).into(),
+        }),
+        Kind::SawNewHeader { hash, height, peer, compact } => LogEvent::SawNewHeaderLog(SawNewHeaderLog {
+            block_hash: (*hash).into(),
+            block_height: *height,
+            peer_id: *peer,
+            is_cmpctblock: *compact,
+        }),
+        Kind::Reconstructed { hash, prefilled, mempool, extra, requested, requested_bytes } => {
+            LogEvent::CompactBlockReconstructedLog(CompactBlockReconstructedLog {
+                block_hash: (*hash).into(),
+                prefilled_txn_count: *prefilled,
+                mempool_txn_count: *mempool,
+                extra_pool_txn_count: *extra,
+                requested_txn_count: *requested,
+                requested_txn_bytes: *requested_bytes,
+            })
+        }
+        _ => return None,
+    })
 }
 
-fn of_kind(kind: Kind<'_>) -> Meaning {
-    let detail = match kind {
-        Kind::BlockConnected { hash, height } => {
-            return Meaning::Public(LogEvent::BlockConnectedLog(BlockConnectedLog {
-                block_hash: hash.into(),
-                block_height: height,
-            }));
-        }
-        Kind::BlockChecked { hash, state, debug } => {
-            return Meaning::Public(LogEvent::BlockCheckedLog(BlockCheckedLog {
-                block_hash: hash.into(),
-                state: state.into(),
-                debug_message: debug.into(),
-            }));
-        }
-        Kind::SawNewHeader { hash, height, peer, compact } => {
-            return Meaning::Public(LogEvent::SawNewHeaderLog(SawNewHeaderLog {
-                block_hash: hash.into(),
-                block_height: height,
-                peer_id: peer,
-                is_cmpctblock: compact,
-            }));
-        }
-        Kind::Reconstructed { hash, prefilled, mempool, extra, requested, requested_bytes } => {
-            return Meaning::Public(LogEvent::CompactBlockReconstructedLog(CompactBlockReconstructedLog {
-                block_hash: hash.into(),
-                prefilled_txn_count: prefilled,
-                mempool_txn_count: mempool,
-                extra_pool_txn_count: extra,
-                requested_txn_count: requested,
-                requested_txn_bytes: requested_bytes,
-            }));
-        }
+/// The detail of a kind that is ours.
+fn ours(kind: Kind<'_>) -> Option<Detail> {
+    Some(match kind {
+        Kind::BlockConnected { .. }
+        | Kind::BlockChecked { .. }
+        | Kind::SawNewHeader { .. }
+        | Kind::Reconstructed { .. } => return None,
         Kind::UpdateTip {
             hash,
             height,
@@ -114,10 +111,7 @@ fn of_kind(kind: Kind<'_>) -> Meaning {
             warning: warning.map(Into::into),
         }),
         Kind::DownloadTimeout { what, peer, disconnecting } => {
-            let (what, block_hash) = match what {
-                DownloadOf::Block(hash) => (download_timeout::What::Block, Some(hash.into())),
-                DownloadOf::Headers => (download_timeout::What::Headers, None),
-            };
+            let (what, block_hash) = awaited(what);
             Detail::DownloadTimeout(DownloadTimeout {
                 what: what as i32,
                 block_hash,
@@ -140,30 +134,17 @@ fn of_kind(kind: Kind<'_>) -> Meaning {
             score_after: score.map(|(_, after)| after),
         }),
         Kind::Discouraged { peer, outcome } => {
-            let outcome = match outcome {
-                Outcome::Discouraged => discouraged::Outcome::Discouraged,
-                Outcome::Disconnected => discouraged::Outcome::Disconnected,
-                Outcome::Spared => discouraged::Outcome::Spared,
-            };
-            Detail::Discouraged(Discouraged { peer_id: peer, outcome: outcome as i32 })
+            Detail::Discouraged(Discouraged { peer_id: peer, outcome: outcome_of(outcome) as i32 })
         }
         Kind::Eviction { peer, addr } => {
             Detail::Eviction(Eviction { peer_id: peer, addr: addr.map(Into::into) })
         }
-        Kind::Presync { state, peer, height, reason } => {
-            let state = match state {
-                Presync::Started => headers_presync::State::Started,
-                Presync::Progress => headers_presync::State::Progress,
-                Presync::Redownloading => headers_presync::State::Redownloading,
-                Presync::Aborted => headers_presync::State::Aborted,
-            };
-            Detail::HeadersPresync(HeadersPresync {
-                state: state as i32,
-                peer_id: peer,
-                height,
-                reason: reason.map(Into::into),
-            })
-        }
+        Kind::Presync { state, peer, height, reason } => Detail::HeadersPresync(HeadersPresync {
+            state: state_of(state) as i32,
+            peer_id: peer,
+            height,
+            reason: reason.map(Into::into),
+        }),
         Kind::OrphansRemoved { count, announcements, cause, peer, wtxid } => {
             Detail::OrphansRemoved(OrphansRemoved {
                 count,
@@ -185,8 +166,31 @@ fn of_kind(kind: Kind<'_>) -> Meaning {
         }
         Kind::NodeStarted { version } => Detail::NodeStarted(NodeStarted { version: version.into() }),
         Kind::NodeStopped { done } => Detail::NodeStopped(NodeStopped { done }),
-    };
-    Meaning::Ours(detail)
+    })
+}
+
+fn awaited(what: DownloadOf<'_>) -> (download_timeout::What, Option<String>) {
+    match what {
+        DownloadOf::Block(hash) => (download_timeout::What::Block, Some(hash.into())),
+        DownloadOf::Headers => (download_timeout::What::Headers, None),
+    }
+}
+
+fn outcome_of(outcome: Outcome) -> discouraged::Outcome {
+    match outcome {
+        Outcome::Discouraged => discouraged::Outcome::Discouraged,
+        Outcome::Disconnected => discouraged::Outcome::Disconnected,
+        Outcome::Spared => discouraged::Outcome::Spared,
+    }
+}
+
+fn state_of(state: Presync) -> headers_presync::State {
+    match state {
+        Presync::Started => headers_presync::State::Started,
+        Presync::Progress => headers_presync::State::Progress,
+        Presync::Redownloading => headers_presync::State::Redownloading,
+        Presync::Aborted => headers_presync::State::Aborted,
+    }
 }
 
 #[cfg(test)]
