@@ -7,6 +7,7 @@
 //! |---|---|
 //! | node.rs | all that is counted of a node: the files below |
 //! | net_msg.rs, net_conn.rs, mempool.rs, validation.rs | metrics of eBPF events, a file a subject |
+//! | invs.rs | metrics of inv messages |
 //! | addresses.rs | metrics of the addresses in addr and addrv2 messages |
 //! | live.rs | connections that are open now |
 //! | rpc/ | metrics of answers of RPC methods |
@@ -17,6 +18,7 @@
 
 pub(crate) mod addresses;
 mod books;
+mod invs;
 mod live;
 mod log;
 mod mempool;

@@ -2,34 +2,24 @@
 
 use std::fmt::Write;
 
-use peer_observer_events::proto::bitcoin_primitives::inventory_item::Item;
 use peer_observer_events::proto::ebpf_extractor::message::message_event::Msg;
-use peer_observer_events::proto::ebpf_extractor::message::{Inv, MessageEvent, Reject};
+use peer_observer_events::proto::ebpf_extractor::message::{MessageEvent, Reject};
 use peer_observer_exporter::labels::OTHER;
-use peer_observer_exporter::registry::{
-    Column, Counter, CounterVec, Edges, HistogramVec, Label, Registry, TableId,
-};
+use peer_observer_exporter::registry::{Column, Counter, CounterVec, Label, Registry, TableId};
 
 use super::addresses::{Addresses, Sender, ip_of, write_subnet};
+use super::invs::Invs;
 use crate::MESSAGE_TYPES;
 use crate::known::lists::is_linking_lion;
 
 /// Which way a message went, as the node sees it.
 pub(crate) const DIRECTION: Label = Label { name: "direction", values: &["inbound", "outbound"] };
 const INBOUND: usize = 0;
-const OUTBOUND: usize = 1;
+pub(crate) const OUTBOUND: usize = 1;
 
 /// ConnType of proto/bitcoin_primitives.proto as integers.
 const CONNECTION_TYPE: Label =
     Label { name: "connection_type", values: &["0", "1", "2", "3", "4", "5", "6", "7", OTHER] };
-
-/// Types of entries in inv messages.
-pub(crate) const INV_TYPE: Label = Label {
-    name: "inv_type",
-    values: &["Tx", "Block", "WTx", "WitnessTx", "WitnessBlock", "CompactBlock", "Unknown", "Error", "None"],
-};
-const TX: usize = 0;
-const WTX: usize = 2;
 
 const PING_WIDTH: Label = Label { name: "value", values: &["0", "u8", "u16", "u32", "u64"] };
 
@@ -58,18 +48,6 @@ const LINKING_LION_AGENT: &str = "LinkingLion";
 /// User agent of a connection over which Bitcoin Core sends a private transaction (`-privatebroadcast`, src/net_processing.cpp).
 const PRIVATE_BROADCAST_AGENT: &str = "/pynode:0.0.1/";
 
-/// Entries of one type in an inv above which it is large: Bitcoin Core trickles 35 in an interval
-/// (INVENTORY_BROADCAST_TARGET, src/net_processing.cpp).
-const LARGE_INV: u64 = 35;
-
-const INV_COUNT: Edges = Edges {
-    upper: &[
-        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 25, 30, 50, 75, 100, 150, 200, 250, 300, 400, 500, 600,
-        700, 800, 900, 999, 1000, 2000, 3000, 4000, 5000, 6000, 7000, 8000, 9000, 10_000, 20_000, 25_000,
-        30_000, 35_000, 40_000, 45_000, 50_000,
-    ],
-    divisor: 1,
-};
 /// Counts P2P messages.
 #[derive(Debug)]
 pub(crate) struct NetMsg {
@@ -83,11 +61,7 @@ pub(crate) struct NetMsg {
     ping_inbound_value: CounterVec,
     empty_addrv2_peers: TableId,
     empty_addrv2: Column,
-    inv_entries: CounterVec,
-    inv_size: HistogramVec,
-    invs_homogeneous: CounterVec,
-    invs_heterogeneous: CounterVec,
-    invs_outbound_large: Counter,
+    invs: Invs,
     oldping_subnets: TableId,
     oldping_subnet: Column,
     user_agents: TableId,
@@ -153,31 +127,7 @@ impl NetMsg {
                 &["addr"],
                 &[DIRECTION],
             ),
-            inv_entries: r.counter_vec(
-                "peerobserver_p2p_inv_entries",
-                "Entries of inv messages, by type.",
-                &[DIRECTION, INV_TYPE],
-            ),
-            inv_size: r.histogram_vec(
-                "peerobserver_p2p_inv_entries_histogram",
-                "Entries an inv message.",
-                &[DIRECTION],
-                INV_COUNT,
-            ),
-            invs_homogeneous: r.counter_vec(
-                "peerobserver_p2p_invs_homogeneous",
-                "Inv messages whose entries are all of one type.",
-                &[DIRECTION],
-            ),
-            invs_heterogeneous: r.counter_vec(
-                "peerobserver_p2p_invs_heterogeneous",
-                "Inv messages with entries of several types, or none.",
-                &[DIRECTION],
-            ),
-            invs_outbound_large: r.counter(
-                "peerobserver_p2p_invs_outbound_large",
-                "Inv messages sent with more than 35 Tx or more than 35 WTx entries.",
-            ),
+            invs: Invs::new(r),
             oldping_subnet: r.column(
                 oldping_subnets,
                 "peerobserver_p2p_oldping_subnet",
@@ -241,7 +191,7 @@ impl NetMsg {
 
         let sender = Sender { ip, direction };
         match &event.msg {
-            Some(Msg::Inv(inv)) => self.observe_inv(r, inv, direction),
+            Some(Msg::Inv(inv)) => self.invs.observe(r, inv, direction),
             Some(Msg::Addr(addr)) => {
                 self.addresses.observe_addr(r, &addr.addresses, &sender, timestamp_ms);
             }
@@ -280,23 +230,6 @@ impl NetMsg {
         }
     }
 
-    fn observe_inv(&self, r: &mut Registry, inv: &Inv, direction: usize) {
-        let mut entries = [0_u64; INV_TYPE.values.len()];
-        for item in &inv.items {
-            entries[inv_type(item.item.as_ref())] += 1;
-        }
-        for (inv_type, count) in entries.into_iter().enumerate().filter(|(_, count)| *count > 0) {
-            r.add(self.inv_entries.at2(direction, inv_type), count);
-        }
-        r.observe(self.inv_size.at(direction), inv.items.len() as u64);
-        let types = entries.iter().filter(|count| **count > 0).count();
-        let kind = if types == 1 { self.invs_homogeneous } else { self.invs_heterogeneous };
-        r.inc(kind.at(direction));
-        if direction == OUTBOUND && (entries[TX] > LARGE_INV || entries[WTX] > LARGE_INV) {
-            r.inc(self.invs_outbound_large);
-        }
-    }
-
     fn observe_reject(&self, r: &mut Registry, reject: &Reject) {
         let unknown = REJECT_REASON.values.len() - 1;
         let reason = usize::try_from(reject.reason).map_or(unknown, |n| n.min(unknown));
@@ -312,20 +245,5 @@ fn ping_width(nonce: u64) -> usize {
         0x100..=0xffff => 2,
         0x1_0000..=0xffff_ffff => 3,
         _ => 4,
-    }
-}
-
-/// The position of a type in [`INV_TYPE`].
-pub(crate) fn inv_type(item: Option<&Item>) -> usize {
-    match item {
-        Some(Item::Transaction(_)) => TX,
-        Some(Item::Block(_)) => 1,
-        Some(Item::Wtx(_)) => WTX,
-        Some(Item::WitnessTransaction(_)) => 3,
-        Some(Item::WitnessBlock(_)) => 4,
-        Some(Item::CompactBlock(_)) => 5,
-        Some(Item::Unknown(_)) => 6,
-        Some(Item::Error(_)) => 7,
-        None => 8,
     }
 }

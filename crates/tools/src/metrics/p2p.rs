@@ -8,7 +8,7 @@ use peer_observer_events::proto::p2p_extractor::p2p::P2pEvent;
 use peer_observer_exporter::registry::{Counter, CounterVec, Gauge, Registry};
 
 use super::addresses::{NETWORK, network_index};
-use super::net_msg::{INV_TYPE, inv_type};
+use super::invs::{INV_TYPE, inv_type};
 
 /// Entries of an addrv2 message that Bitcoin Core relays further, if they are new (src/net_processing.cpp): answers to getaddr have more.
 const RELAYED: usize = 10;
