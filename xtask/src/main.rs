@@ -90,12 +90,10 @@ fn main() -> Result<()> {
         Chore::Regenerate(Regenerate::Proto { check: true }) => proto::check(&root),
         Chore::Regenerate(Regenerate::Bpf { check: false }) => bpf::regenerate(&root),
         Chore::Regenerate(Regenerate::Bpf { check: true }) => bpf::check(&root),
-        Chore::Regenerate(Regenerate::Dashboards { check }) => {
-            committed::apply(&root, dashboards::files(&root)?, check)
-        }
-        Chore::Regenerate(Regenerate::Metrics { check }) => {
-            committed::apply(&root, metrics::files(&root)?, check)
-        }
+        Chore::Regenerate(Regenerate::Dashboards { check: false }) => dashboards::files(&root)?.write(&root),
+        Chore::Regenerate(Regenerate::Dashboards { check: true }) => dashboards::files(&root)?.check(&root),
+        Chore::Regenerate(Regenerate::Metrics { check: false }) => metrics::files(&root)?.write(&root),
+        Chore::Regenerate(Regenerate::Metrics { check: true }) => metrics::files(&root)?.check(&root),
         Chore::Regenerate(Regenerate::SchemaLock { check: false }) => schema::regenerate(&root),
         Chore::Regenerate(Regenerate::SchemaLock { check: true }) => schema::check(&root),
     }

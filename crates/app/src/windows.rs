@@ -174,10 +174,10 @@ impl Follower {
         let run = &self.sections.run;
         tracing::info!(
             node = %name, pid = node.pid,
-            rpc = shown(run.no_rpc, &windows.rpc, |rpc| rpc.host.clone()),
-            log = shown(run.no_log, &windows.log, |log| log.path.display().to_string()),
+            rpc = shown((!run.no_rpc).then_some(&windows.rpc), |rpc| rpc.host.clone()),
+            log = shown((!run.no_log).then_some(&windows.log), |log| log.path.display().to_string()),
             ipc = match ipc::IS_BUILT {
-                true => shown(run.no_ipc, &windows.ipc, |ipc| ipc.path.display().to_string()),
+                true => shown((!run.no_ipc).then_some(&windows.ipc), |ipc| ipc.path.display().to_string()),
                 false => "not in this build".into(),
             },
             p2p = if run.p2p { "when it dials" } else { "not asked for" },
@@ -279,11 +279,11 @@ async fn end(look: Option<Look>) {
     }
 }
 
-/// A window as it is logged.
-fn shown<T>(is_off: bool, window: &Result<T, Closed>, open: impl Fn(&T) -> String) -> String {
+/// A window as it is logged; nothing when it is not asked for.
+fn shown<T>(window: Option<&Result<T, Closed>>, open: impl Fn(&T) -> String) -> String {
     match window {
-        _ if is_off => "not asked for".into(),
-        Ok(window) => open(window),
-        Err(closed) => format!("{closed}; in bitcoin.conf: {}", closed.lines()),
+        None => "not asked for".into(),
+        Some(Ok(window)) => open(window),
+        Some(Err(closed)) => format!("{closed}; in bitcoin.conf: {}", closed.lines()),
     }
 }

@@ -109,7 +109,9 @@ pub(super) fn check(report: &mut Report, peer_observer: &Path, time: Duration) -
         let (seen, differences) = life.compare_tips(&events);
         report.check(what("ipc, tips while it was connected"), seen, differences);
     }
-    compare_names(report, &what("one name"), &watch.finish()?, has_ipc);
+    let mut sources = vec![Source::Ebpf, Source::Rpc, Source::Log, Source::P2p];
+    sources.extend(has_ipc.then_some(Source::Ipc));
+    compare_names(report, &what("one name"), &watch.finish()?, &sources);
     report.table(Table {
         title: "RPC extractor of `run`, in its own metrics",
         header: &["method", "events", "fetch errors", "missed rounds", "not understood", "unknown fields"],
@@ -415,8 +417,8 @@ fn compare_pings(events: &[Arc<Event>], time: Duration) -> (String, Vec<String>)
     (seen, differences)
 }
 
-/// All events are of one node, from all extractors, and what was lost was told.
-fn compare_names(report: &mut Report, what: &str, ended: &Ended, has_ipc: bool) {
+/// All events are of one node, from all of `sources`, and what was lost was told.
+fn compare_names(report: &mut Report, what: &str, ended: &Ended, sources: &[Source]) {
     let mut by: BTreeMap<(String, Source), u64> = BTreeMap::new();
     for event in &ended.events {
         let Some(origin) = &event.origin else { continue };
@@ -425,10 +427,9 @@ fn compare_names(report: &mut Report, what: &str, ended: &Ended, has_ipc: bool) 
     let mut differences: Vec<String> =
         by.keys().filter(|(node, _)| node != "alice").map(|key| format!("events of {key:?}")).collect();
     let mut seen = Vec::new();
-    let sources = [Source::Ebpf, Source::Rpc, Source::Log, Source::P2p, Source::Ipc];
-    for source in sources.into_iter().filter(|source| has_ipc || *source != Source::Ipc) {
+    for source in sources {
         let name = source.as_str_name().to_lowercase();
-        match by.get(&("alice".to_owned(), source)) {
+        match by.get(&("alice".to_owned(), *source)) {
             Some(count) => seen.push(format!("{count} of {name}")),
             None => differences.push(format!("no events of {name}")),
         }

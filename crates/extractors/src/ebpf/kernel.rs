@@ -362,8 +362,8 @@ impl KernelBooks {
     }
 }
 
-/// Sends what libbpf says to the log: everything with `verbose`, else only what it warns of.
-pub fn route_libbpf_messages(verbose: bool) {
+/// Sends what libbpf says to the log, from this level on.
+pub fn route_libbpf_messages(level: PrintLevel) {
     fn print(level: PrintLevel, text: String) {
         let text = text.trim_end();
         match level {
@@ -372,6 +372,5 @@ pub fn route_libbpf_messages(verbose: bool) {
             PrintLevel::Debug => tracing::info!(target: "libbpf", "{text}"),
         }
     }
-    let level = if verbose { PrintLevel::Debug } else { PrintLevel::Warn };
     libbpf_rs::set_print(Some((level, print)));
 }

@@ -135,7 +135,10 @@ fn watch(
     stopping: &AtomicBool,
     watching: watcher::OnWatched,
 ) -> Result<(), Error> {
-    kernel::route_libbpf_messages(config.libbpf_debug);
+    kernel::route_libbpf_messages(match config.libbpf_debug {
+        true => libbpf_rs::PrintLevel::Debug,
+        false => libbpf_rs::PrintLevel::Warn,
+    });
     let options = LoadOptions {
         ring_bytes: config.ring_buffer_bytes,
         max_payload: config.max_payload,

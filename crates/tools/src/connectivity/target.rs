@@ -63,17 +63,23 @@ impl Target {
         let target = match address.address.as_ref().ok_or(Skip::Network)? {
             Host::Ipv4(text) => {
                 let ip: Ipv4Addr = text.parse().map_err(|_| Skip::Unroutable)?;
-                routable(is_public_v4(ip), config)?;
+                if !is_public_v4(ip) {
+                    unless_local(config)?;
+                }
                 Target::Direct((ip, port).into())
             }
             Host::Ipv6(text) => {
                 let ip: Ipv6Addr = text.parse().map_err(|_| Skip::Unroutable)?;
-                routable(is_public_v6(ip), config)?;
+                if !is_public_v6(ip) {
+                    unless_local(config)?;
+                }
                 Target::Direct((ip, port).into())
             }
             Host::Cjdns(text) => {
                 let ip: Ipv6Addr = text.parse().map_err(|_| Skip::Unroutable)?;
-                routable(ip.octets()[0] == CJDNS, config)?;
+                if ip.octets()[0] != CJDNS {
+                    unless_local(config)?;
+                }
                 if !config.cjdns {
                     return Err(Skip::Network);
                 }
@@ -136,8 +142,9 @@ pub(super) fn has_ipv6() -> bool {
     UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).and_then(|socket| socket.connect((somewhere, 9))).is_ok()
 }
 
-fn routable(is_public: bool, config: &Config) -> Result<(), Skip> {
-    if is_public || config.allow_local { Ok(()) } else { Err(Skip::Unroutable) }
+/// What is said of an address that is not public.
+fn unless_local(config: &Config) -> Result<(), Skip> {
+    if config.allow_local { Ok(()) } else { Err(Skip::Unroutable) }
 }
 
 /// The address is none of the special ones of IANA's registry (RFC 6890 and later).

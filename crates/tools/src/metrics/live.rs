@@ -32,9 +32,18 @@ struct Open {
     since_ms: u64,
 }
 
+/// Who opened a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Direction {
+    /// The peer.
+    Inbound,
+    /// The node.
+    Outbound,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Kind {
-    inbound: bool,
+    direction: Direction,
     network: &'static str,
     connection_type: &'static str,
 }
@@ -72,9 +81,9 @@ impl Live {
     }
 
     /// A connection was opened.
-    pub(crate) fn opened(&mut self, r: &mut Registry, conn: &Connection, inbound: bool, now_ms: u64) {
+    pub(crate) fn opened(&mut self, r: &mut Registry, conn: &Connection, direction: Direction, now_ms: u64) {
         let kind = Kind {
-            inbound,
+            direction,
             network: network_of(conn.network),
             connection_type: conn_type::name(conn.conn_type),
         };
@@ -120,7 +129,7 @@ impl Live {
             peers.iter().filter(|peer| !self.closed.contains_key(&peer.id.into())).take(MAX_CONNECTIONS)
         {
             let kind = Kind {
-                inbound: peer.inbound,
+                direction: if peer.inbound { Direction::Inbound } else { Direction::Outbound },
                 network: one_of(&NETWORKS, &peer.network),
                 connection_type: one_of(&conn_type::NAMES, &peer.connection_type),
             };
@@ -154,7 +163,10 @@ impl Live {
             return;
         }
         let series = self.numbers.iter().map(|(kind, number)| {
-            let direction = if kind.inbound { "inbound" } else { "outbound" };
+            let direction = match kind.direction {
+                Direction::Inbound => "inbound",
+                Direction::Outbound => "outbound",
+            };
             (joined(&[direction, kind.network, kind.connection_type]), f64::from(*number))
         });
         r.replace(self.connections, series);
@@ -210,10 +222,10 @@ mod tests {
     fn a_connection_counts_from_its_opening_to_its_close() {
         let mut r = Registry::new(100);
         let mut live = Live::new(&mut r);
-        live.opened(&mut r, &conn(0, ConnType::Inbound, 1), true, T);
-        live.opened(&mut r, &conn(1, ConnType::Inbound, 1), true, T);
-        live.opened(&mut r, &conn(2, ConnType::BlockRelayOnly, 3), false, T);
-        live.opened(&mut r, &conn(3, ConnType::PrivateBroadcast, 77), false, T);
+        live.opened(&mut r, &conn(0, ConnType::Inbound, 1), Direction::Inbound, T);
+        live.opened(&mut r, &conn(1, ConnType::Inbound, 1), Direction::Inbound, T);
+        live.opened(&mut r, &conn(2, ConnType::BlockRelayOnly, 3), Direction::Outbound, T);
+        live.opened(&mut r, &conn(3, ConnType::PrivateBroadcast, 77), Direction::Outbound, T);
         assert_eq!(
             shown(&r),
             [
@@ -235,10 +247,10 @@ mod tests {
         let mut live = Live::new(&mut r);
         live.resynchronise(&mut r, &[], T);
         for id in [20, 22, 21] {
-            live.opened(&mut r, &conn(id, ConnType::Inbound, 1), true, T);
+            live.opened(&mut r, &conn(id, ConnType::Inbound, 1), Direction::Inbound, T);
         }
         assert_eq!(shown(&r), ["{\"inbound\",\"ipv4\",\"inbound\"} 3"]);
-        live.opened(&mut r, &conn(0, ConnType::Inbound, 1), true, T);
+        live.opened(&mut r, &conn(0, ConnType::Inbound, 1), Direction::Inbound, T);
         assert_eq!(shown(&r), ["{\"inbound\",\"ipv4\",\"inbound\"} 1"]);
     }
 
@@ -246,7 +258,7 @@ mod tests {
     fn getpeerinfo_puts_right_what_was_missed() {
         let mut r = Registry::new(100);
         let mut live = Live::new(&mut r);
-        live.opened(&mut r, &conn(5, ConnType::Inbound, 1), true, T - 60_000);
+        live.opened(&mut r, &conn(5, ConnType::Inbound, 1), Direction::Inbound, T - 60_000);
         live.resynchronise(&mut r, &[peer(7, "manual", T - 90_000)], T);
         assert_eq!(
             shown(&r),
@@ -260,7 +272,7 @@ mod tests {
         let feeler = |id| conn(id, ConnType::Feeler, 1);
         let with_a_feeler = |r: &mut Registry| {
             let mut live = Live::new(r);
-            live.opened(r, &feeler(500), false, T);
+            live.opened(r, &feeler(500), Direction::Outbound, T);
             live.closed(r, 500, T);
             assert!(shown(r).is_empty(), "those from before are not known: {:?}", shown(r));
             live
@@ -270,7 +282,7 @@ mod tests {
         assert!(shown(&r).contains(&"{\"outbound\",\"ipv4\",\"manual\"} 1".into()), "{:?}", shown(&r));
 
         let mut r = Registry::new(100);
-        with_a_feeler(&mut r).opened(&mut r, &feeler(3), false, T);
+        with_a_feeler(&mut r).opened(&mut r, &feeler(3), Direction::Outbound, T);
         assert_eq!(
             shown(&r),
             ["{\"outbound\",\"ipv4\",\"feeler\"} 1"],
@@ -278,7 +290,7 @@ mod tests {
         );
 
         let mut r = Registry::new(100);
-        Live::new(&mut r).opened(&mut r, &feeler(0), false, T);
+        Live::new(&mut r).opened(&mut r, &feeler(0), Direction::Outbound, T);
         assert_eq!(shown(&r), ["{\"outbound\",\"ipv4\",\"feeler\"} 1"], "the first connection of a node");
     }
 
@@ -286,8 +298,8 @@ mod tests {
     fn what_happened_while_getpeerinfo_was_on_its_way_stays() {
         let mut r = Registry::new(100);
         let mut live = Live::new(&mut r);
-        live.opened(&mut r, &conn(1, ConnType::Inbound, 1), true, T - 60_000);
-        live.opened(&mut r, &conn(2, ConnType::Inbound, 2), true, T - 10);
+        live.opened(&mut r, &conn(1, ConnType::Inbound, 1), Direction::Inbound, T - 60_000);
+        live.opened(&mut r, &conn(2, ConnType::Inbound, 2), Direction::Inbound, T - 10);
         live.closed(&mut r, 1, T - 10);
         live.resynchronise(&mut r, &[peer(1, "inbound", T - 60_000)], T);
         assert_eq!(

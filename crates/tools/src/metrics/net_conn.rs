@@ -10,7 +10,7 @@ use peer_observer_exporter::labels::{OTHER, SEPARATOR, bounded};
 use peer_observer_exporter::registry::{Column, Counter, CounterVec, Gauge, Label, Registry, TableId};
 
 use super::addresses::ip_of;
-use super::live::Live;
+use super::live::{Direction, Live};
 use crate::known::Known;
 use crate::known::lists::{GMAX, MONERO, TOR_EXIT, is_linking_lion};
 
@@ -177,7 +177,7 @@ impl NetConn {
                 let ip = ip_of(&opened.conn.addr);
                 self.count_lists(r, known, ip);
                 count_system(r, known, ip, self.inbound_systems, self.inbound_as);
-                self.live.opened(r, &opened.conn, true, timestamp_ms);
+                self.live.opened(r, &opened.conn, Direction::Inbound, timestamp_ms);
             }
             Some(Event::Outbound(opened)) => {
                 r.inc(self.outbound);
@@ -185,7 +185,7 @@ impl NetConn {
                 r.set(self.outbound_current, saturated(opened.existing_connections));
                 let ip = ip_of(&opened.conn.addr);
                 count_system(r, known, ip, self.outbound_systems, self.outbound_as);
-                self.live.opened(r, &opened.conn, false, timestamp_ms);
+                self.live.opened(r, &opened.conn, Direction::Outbound, timestamp_ms);
             }
             Some(Event::Closed(closed)) => {
                 r.inc(self.closed);
