@@ -19,6 +19,18 @@ const MAX_LINKS: usize = 40;
 const READ: u32 = 4;
 const SEARCH: u32 = 1;
 
+/// Why a file is not opened for a node, though this process might open it.
+#[derive(Debug, thiserror::Error)]
+#[error("the node runs as user {uid}, who may not read it")]
+struct NotForNode {
+    uid: u32,
+}
+
+/// Whether a file was not opened because the node's own user may not read it.
+pub fn is_denied_to_node(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|reason| reason.is::<NotForNode>())
+}
+
 /// A user, as far as files ask who somebody is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct User {
@@ -71,6 +83,21 @@ impl Access {
         Access { user, root }
     }
 
+    /// Id of the user.
+    pub fn uid(&self) -> u32 {
+        self.user.uid
+    }
+
+    /// The user sees other files than this process: it is in a container.
+    pub fn is_elsewhere(&self) -> bool {
+        self.root != Path::new("/")
+    }
+
+    /// The file that has this absolute path where the user is, as this process names it.
+    pub fn path(&self, path: &Path) -> PathBuf {
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
     /// Opens a regular file beneath the root, without waiting for anybody.
     ///
     /// # Errors
@@ -81,7 +108,7 @@ impl Access {
             return Err(io::Error::other("it is no regular file"));
         }
         if !self.user.may(READ, &meta) {
-            return Err(io::ErrorKind::PermissionDenied.into());
+            return Err(self.denied());
         }
         let file =
             OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path)?;
@@ -91,6 +118,10 @@ impl Access {
             return Err(io::ErrorKind::Interrupted.into());
         }
         Ok(file)
+    }
+
+    fn denied(&self) -> io::Error {
+        io::Error::new(io::ErrorKind::PermissionDenied, NotForNode { uid: self.user.uid })
     }
 
     /// The file without links on the way, and what it is. Every folder on the way must be open to the user.
@@ -107,7 +138,7 @@ impl Access {
                 continue;
             }
             if !self.user.may(SEARCH, &meta) {
-                return Err(io::ErrorKind::PermissionDenied.into());
+                return Err(self.denied());
             }
             at.push(&word);
             meta = fs::symlink_metadata(self.root.join(&at))?;
@@ -185,7 +216,13 @@ mod tests {
             // Of an own file the owner's bits count.
             let expected = expected || (access.user.uid != 12_345 && folder_mode == 0o700);
             for name in ["inner/file", "relative", "absolute", "inner/../inner/file"] {
-                assert_eq!(opens(name), expected, "{name} {folder_mode:o} {file_mode:o}");
+                let opened = access.open(&folder.path().join(name));
+                let denied = opened.as_ref().is_err_and(is_denied_to_node);
+                assert_eq!(
+                    (opened.is_ok(), denied),
+                    (expected, !expected),
+                    "{name} {folder_mode:o} {file_mode:o}"
+                );
             }
         }
         set(&inner, 0o755);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::access::{Access, is_same};
 use crate::discover::{Network, NodeProcess};
-use crate::rpc::Login;
+use crate::rpc::{Login, LoginFile};
 use crate::settings::section_of;
 use crate::sockets;
 
@@ -57,6 +57,8 @@ pub struct RpcWindow {
     pub host: String,
     /// How to log in; nothing when the node writes no cookie, and has no rpcpassword that can be read.
     pub login: Option<Login>,
+    /// What the node's user may read: a login from elsewhere is for this node only if its user may.
+    pub access: Access,
 }
 
 /// The log of a node.
@@ -140,7 +142,8 @@ fn rpc(node: &NodeProcess) -> Result<RpcWindow, Closed> {
         true => best_here(&bound),
         false => best_in_container(&bound, node.pid).ok_or(Closed::InContainer(network))?,
     };
-    Ok(RpcWindow { host: host.to_string(), login: login(node) })
+    let access = Access::new(node.user.clone(), root(node));
+    Ok(RpcWindow { host: host.to_string(), login: login(node), access })
 }
 
 /// Address and port as `rpcbind` has them: `ADDRESS`, `ADDRESS:PORT`, `[ADDRESS]:PORT`.
@@ -188,7 +191,7 @@ fn login(node: &NodeProcess) -> Option<Login> {
     let file = settings.get("rpccookiefile", node.network).filter(|file| !file.is_empty());
     let file = network_folder(node).join(file.unwrap_or(".cookie"));
     let (root, path) = seen_from_here(node, &file);
-    Some(Login::NodeCookie { path, access: Access::new(node.user.clone(), root) })
+    Some(Login::Cookie(LoginFile::of_node(path, Access::new(node.user.clone(), root))))
 }
 
 fn log(node: &NodeProcess) -> Result<LogWindow, Closed> {
@@ -217,6 +220,12 @@ fn ipc(node: &NodeProcess) -> Result<IpcWindow, Closed> {
     let socket = sockets.next().ok_or(Closed::NoIpc)?;
     let (_, path) = seen_from_here(node, &network_folder(node).join(socket));
     Ok(IpcWindow { path, uid: node.user.uid })
+}
+
+/// Where the node's file system begins: the plain path, which is the same after a restart, unless it has one of its own.
+fn root(node: &NodeProcess) -> PathBuf {
+    let (ours, theirs) = (PathBuf::from("/"), node.host_path(Path::new("/")));
+    if is_same(&ours, &theirs) { ours } else { theirs }
 }
 
 /// Root and path by which this process gets to a file of the node. The plain path is better, where it leads there: it is the same

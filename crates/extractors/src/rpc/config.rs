@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use peer_observer_node::names::check_name;
-use peer_observer_node::rpc::{Limits, Login};
+use peer_observer_node::rpc::{Limits, Login, LoginFile};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
@@ -146,11 +146,13 @@ impl Config {
         let user = || self.rpc_user.clone();
         Ok(match (user(), &self.rpc_password, &self.rpc_password_file, &self.rpc_cookie_file) {
             (None, None, None, None) => None,
-            (None, None, None, Some(path)) => Some(Login::CookieFile(path.clone())),
+            (None, None, None, Some(path)) => Some(Login::Cookie(LoginFile::of_ours(path))),
             (Some(user), Some(password), None, None) => {
                 Some(Login::Password { user, password: password.clone() })
             }
-            (Some(user), None, Some(path), None) => Some(Login::PasswordFile { user, path: path.clone() }),
+            (Some(user), None, Some(path), None) => {
+                Some(Login::PasswordFile { user, file: LoginFile::of_ours(path) })
+            }
             _ => return Err(Error::MixedLogin),
         })
     }
@@ -327,7 +329,7 @@ mod tests {
     fn a_login_is_one_of_three_and_complete() {
         let login = |given: &[&str]| flags(given).unwrap().login();
         assert!(login(&[]).unwrap().is_none());
-        assert!(matches!(login(&["--rpc-cookie-file=/c"]), Ok(Some(Login::CookieFile(_)))));
+        assert!(matches!(login(&["--rpc-cookie-file=/c"]), Ok(Some(Login::Cookie(_)))));
         assert!(matches!(login(&["--rpc-user=u", "--rpc-password=p"]), Ok(Some(Login::Password { .. }))));
         let file = login(&["--rpc-user=u", "--rpc-password-file=/p"]);
         assert!(matches!(file, Ok(Some(Login::PasswordFile { .. }))));

@@ -6,6 +6,7 @@
 //! | file | what it is for |
 //! |---|---|
 //! | config.rs | flags and keys of the configuration file |
+//! | found.rs | which login is for a node that was found |
 //! | methods.rs | the methods: parameters, and what becomes of answers |
 //! | convert.rs | from answers to the schema |
 //! | fit.rs | makes events fit the bus |
@@ -17,6 +18,7 @@
 mod config;
 mod convert;
 mod fit;
+mod found;
 mod methods;
 mod metrics;
 mod node;
@@ -32,6 +34,7 @@ use std::time::Duration;
 use peer_observer_bus::{Finding, Publisher};
 use peer_observer_exporter::registry::Description;
 use peer_observer_exporter::server::{self, BindError};
+use peer_observer_node::access;
 use peer_observer_node::names::BadName;
 use peer_observer_node::rpc::{self, Client, Limits, Login};
 use peer_observer_node::windows::RpcWindow;
@@ -44,6 +47,7 @@ use methods::Method;
 
 pub use config::{Config, IntervalError, MethodInterval};
 pub use convert::{Error as AnswerError, recorded_addrman};
+pub use found::Withheld;
 pub use page::Page;
 
 /// Time that `doctor` waits for an answer.
@@ -73,6 +77,9 @@ pub enum Error {
     /// The name cannot be one.
     #[error("--rpc-node: {0}")]
     Name(BadName),
+    /// The login of the settings is not for this node, and there is no other.
+    #[error("{why}; {fix}", why = .0, fix = .0.fix())]
+    Withheld(Withheld),
     /// An interval or limit of no time.
     #[error("intervals and --rpc-timeout must be at least one second")]
     NoTime,
@@ -112,8 +119,17 @@ pub fn check(config: &Config) -> Vec<Finding> {
 
 /// Whether a node that was found can be asked, for `doctor`.
 pub fn check_found(config: &Config, found: &RpcWindow) -> Finding {
-    match config.login().and_then(|login| login.or(found.login.clone()).ok_or(Error::NoLogin)) {
-        Ok(login) => check_host(config, &found.host, login),
+    match found::login(config, found) {
+        Ok((login, withheld)) => {
+            let finding = check_host(config, &found.host, login);
+            match withheld {
+                Some(withheld) if finding.ok => {
+                    Finding { fix: Some(format!("{withheld}; {}", withheld.fix())), ..finding }
+                }
+                _ => finding,
+            }
+        }
+        Err(Error::Withheld(withheld)) => Finding::bad(withheld.to_string(), withheld.fix()),
         Err(error) => Finding::bad(error.to_string(), "correct the settings of the RPC extractor"),
     }
 }
@@ -141,6 +157,9 @@ fn fix(error: &rpc::Error) -> &'static str {
     match error {
         rpc::Error::Connect { .. } => {
             "start the node with server=1 in its bitcoin.conf; `extract rpc` wants its rpcport with --rpc-host"
+        }
+        rpc::Error::LoginFile { source, .. } if access::is_denied_to_node(source) => {
+            "let the node's user read that file: what that user may not read is not read for the node"
         }
         rpc::Error::LoginFile { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
             "rpccookieperms=group in its bitcoin.conf (Bitcoin Core 28 and later) and this user in the node's group, or run as root"
@@ -171,7 +190,7 @@ pub async fn run(config: Config, publisher: Publisher, stop: CancellationToken) 
 }
 
 /// Asks a node that was found until `stop`, and puts its metrics on a page that nodes share. A login of the settings goes before the
-/// one that was found.
+/// one that was found, as far as it is for this node.
 ///
 /// # Errors
 /// When the settings cannot work. A node that cannot be asked is waited for.
@@ -182,9 +201,15 @@ pub async fn run_found(
     publisher: Publisher,
     stop: CancellationToken,
 ) -> Result<(), Error> {
+    let (login, withheld) = found::login(&config, &found)?;
+    if let Some(withheld) = withheld {
+        tracing::warn!(
+            node = config.rpc_node, reason = %withheld, fix = withheld.fix(),
+            "using the login that was found, not that of the settings"
+        );
+    }
     let config = Config { rpc_host: found.host, ..config };
     config.validate()?;
-    let login = config.login()?.or(found.login).ok_or(Error::NoLogin)?;
     let methods = config.methods();
     let shared = shared(&config, &methods, login, publisher);
     page.add(&shared);

@@ -238,6 +238,7 @@ mod tests {
         server
     }
 
+    use super::super::LoginFile;
     fn client(server: &FakeRpc, limits: Limits) -> Arc<Client> {
         let login = Login::Password { user: "u".into(), password: "p".into() };
         Client::new(server.addr().to_string(), login, limits)
@@ -317,7 +318,7 @@ mod tests {
         std::fs::write(&cookie, "u:p").unwrap();
         let first = server();
         let addr = first.addr();
-        let client = Client::new(addr.to_string(), Login::CookieFile(cookie.clone()), LIMITS);
+        let client = Client::new(addr.to_string(), Login::Cookie(LoginFile::of_ours(&cookie)), LIMITS);
         assert_eq!(uptime(&client).await.unwrap(), "77");
 
         drop(first);

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -32,17 +32,52 @@ pub enum Login {
         /// User.
         user: String,
         /// The file.
-        path: PathBuf,
+        file: LoginFile,
     },
     /// Bitcoin Core's cookie file, `USER:PASSWORD`.
-    CookieFile(PathBuf),
-    /// The cookie file that a running node names, read as its user may.
-    NodeCookie {
-        /// The file.
-        path: PathBuf,
-        /// Who may read it.
-        access: Access,
-    },
+    Cookie(LoginFile),
+}
+
+/// A file with a login, or with half of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoginFile {
+    path: PathBuf,
+    /// Who may read it; nothing when that is whoever runs this.
+    access: Option<Access>,
+}
+
+impl LoginFile {
+    /// A file that is read with all rights of this process.
+    pub fn of_ours(path: impl Into<PathBuf>) -> Self {
+        LoginFile { path: path.into(), access: None }
+    }
+
+    /// A file that is read only as far as `access` goes.
+    pub fn of_node(path: PathBuf, access: Access) -> Self {
+        LoginFile { path, access: Some(access) }
+    }
+
+    /// The file with this path where `access` is, read as far as that goes.
+    fn as_read_by(&self, access: &Access) -> Self {
+        let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
+        LoginFile::of_node(access.path(&path), access.clone())
+    }
+
+    fn read(&self) -> Result<String, Error> {
+        let error = |source| Error::LoginFile { path: self.path.clone(), source };
+        let opened = match &self.access {
+            Some(access) => access.open(&self.path),
+            None => File::open(&self.path),
+        };
+        let file = opened.map_err(error)?;
+        // A pipe would be waited for.
+        if !file.metadata().map_err(error)?.is_file() {
+            return Err(error(io::Error::other("it is no regular file")));
+        }
+        let mut text = String::new();
+        file.take(MAX_LOGIN).read_to_string(&mut text).map_err(error)?;
+        Ok(text)
+    }
 }
 
 impl fmt::Debug for Login {
@@ -52,6 +87,17 @@ impl fmt::Debug for Login {
 }
 
 impl Login {
+    /// This login as far as a node's user may read it; nothing when it is in no file, so that nobody says who may know it.
+    pub fn as_read_by(&self, access: &Access) -> Option<Login> {
+        match self {
+            Login::Password { .. } => None,
+            Login::PasswordFile { user, file } => {
+                Some(Login::PasswordFile { user: user.clone(), file: file.as_read_by(access) })
+            }
+            Login::Cookie(file) => Some(Login::Cookie(file.as_read_by(access))),
+        }
+    }
+
     /// The `Authorization` header of HTTP Basic (RFC 7617), as it is now.
     ///
     /// # Errors
@@ -59,9 +105,8 @@ impl Login {
     pub fn header(&self) -> Result<HeaderValue, Error> {
         let (user, password) = match self {
             Login::Password { user, password } => (user.clone(), password.clone()),
-            Login::PasswordFile { user, path } => (user.clone(), read(path)?.trim().to_owned()),
-            Login::CookieFile(path) => self.cookie(&read(path)?)?,
-            Login::NodeCookie { path, access } => self.cookie(&read_opened(path, access.open(path))?)?,
+            Login::PasswordFile { user, file } => (user.clone(), file.read()?.trim().to_owned()),
+            Login::Cookie(file) => self.cookie(&file.read()?)?,
         };
         if user.is_empty() || user.contains(':') || user.len() + password.len() > MAX_LOGIN as usize {
             return Err(self.bad_form());
@@ -80,31 +125,13 @@ impl Login {
     fn place(&self) -> String {
         match self {
             Login::Password { user, .. } => format!("user {user:?}"),
-            Login::PasswordFile { path, .. } | Login::CookieFile(path) | Login::NodeCookie { path, .. } => {
-                path.display().to_string()
-            }
+            Login::PasswordFile { file, .. } | Login::Cookie(file) => file.path.display().to_string(),
         }
     }
 
     fn bad_form(&self) -> Error {
         Error::LoginForm { from: self.place() }
     }
-}
-
-fn read(path: &Path) -> Result<String, Error> {
-    read_opened(path, File::open(path))
-}
-
-fn read_opened(path: &Path, opened: io::Result<File>) -> Result<String, Error> {
-    let error = |source| Error::LoginFile { path: path.to_owned(), source };
-    let file = opened.map_err(error)?;
-    // A pipe would be waited for.
-    if !file.metadata().map_err(error)?.is_file() {
-        return Err(error(io::Error::other("it is no regular file")));
-    }
-    let mut text = String::new();
-    file.take(MAX_LOGIN).read_to_string(&mut text).map_err(error)?;
-    Ok(text)
 }
 
 #[cfg(test)]
@@ -122,8 +149,8 @@ mod tests {
         let user = "Aladdin".to_owned();
         for login in [
             Login::Password { user: user.clone(), password: "open sesame".into() },
-            Login::PasswordFile { user, path: password },
-            Login::CookieFile(cookie),
+            Login::PasswordFile { user, file: LoginFile::of_ours(password) },
+            Login::Cookie(LoginFile::of_ours(cookie)),
         ] {
             assert_eq!(login.header().unwrap(), expected);
             assert!(!format!("{login:?}{:?}", login.header().unwrap()).contains("sesame"), "{login:?}");
@@ -136,11 +163,11 @@ mod tests {
         for text in ["", "no colon", ":password"] {
             let path = dir.path().join("cookie");
             std::fs::write(&path, text).unwrap();
-            let error = Login::CookieFile(path).header().unwrap_err();
+            let error = Login::Cookie(LoginFile::of_ours(path)).header().unwrap_err();
             assert!(error.to_string().contains("cookie is empty"), "{text:?}: {error}");
         }
         for path in ["/nonexistent/.cookie", "/dev/zero"] {
-            let error = Login::CookieFile(path.into()).header().unwrap_err();
+            let error = Login::Cookie(LoginFile::of_ours(path)).header().unwrap_err();
             assert!(error.to_string().contains(path), "{error}");
         }
     }

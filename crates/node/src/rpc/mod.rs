@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub use answer::Answer;
 pub use client::{Client, Connection, Limits};
-pub use login::Login;
+pub use login::{Login, LoginFile};
 
 /// The node is starting (Bitcoin Core rpc/protocol.h, RPC_IN_WARMUP).
 const IN_WARMUP: i64 = -28;
