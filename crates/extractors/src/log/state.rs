@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use peer_observer_node::debug_log::Position;
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,8 @@ struct Kept {
     head: Vec<u8>,
     /// What stands in front of the place.
     tail: Vec<u8>,
+    /// When the file was made, if it was still empty.
+    empty_since: Option<SystemTime>,
 }
 
 /// The file that keeps the place.
@@ -51,7 +54,8 @@ impl State {
         let log = std::path::absolute(log).unwrap_or_else(|_| log.to_path_buf());
         let kept = match read(&file) {
             Ok(kept) if kept.log == log => {
-                Some(Position { offset: kept.offset, head: kept.head, tail: kept.tail })
+                let Kept { offset, head, tail, empty_since, .. } = kept;
+                Some(Position { offset, head, tail, empty_since })
             }
             Ok(kept) => {
                 tracing::warn!(state = %file.display(), of = %kept.log.display(), "the place kept here is of another log");
@@ -114,6 +118,7 @@ impl State {
             offset: position.offset,
             head: position.head.clone(),
             tail: position.tail.clone(),
+            empty_since: position.empty_since,
         };
         let new = beside(&self.file);
         // Some of the log is in it, which not everybody may read.

@@ -9,6 +9,7 @@ use peer_observer_events::proto::log_extractor::log::LogEvent;
 use peer_observer_events::proto::observer::log::log_detail::Kind as Detail;
 use peer_observer_events::proto::observer::{Loss, Source as EventSource};
 use peer_observer_events::{PeerObserverEvent, Subject};
+use peer_observer_node::debug_log::Position;
 use peer_observer_testkit::bitcoind::RealNode;
 use peer_observer_testkit::log_writer::{LogWriter, Play, Rotation, recorded_log};
 use peer_observer_testkit::{need, require};
@@ -428,9 +429,12 @@ fn a_state_that_is_broken_or_of_another_log_is_passed_over() {
     let log = folder.path().join("debug.log");
     let mut state = State::open(Some(&file), &log).unwrap();
     assert_eq!(state.position(), None);
-    let position = peer_observer_node::debug_log::Position { offset: 7, head: vec![1, 255], tail: vec![] };
-    state.keep(position.clone());
-    assert_eq!(State::open(Some(&file), &log).unwrap().position(), Some(position));
+    let position = Position { offset: 7, head: vec![1, 255], ..Position::default() };
+    let empty = Position { empty_since: Some(std::time::SystemTime::now()), ..Position::default() };
+    for position in [empty, position] {
+        state.keep(position.clone());
+        assert_eq!(State::open(Some(&file), &log).unwrap().position(), Some(position));
+    }
     assert_eq!(State::open(Some(&file), &folder.path().join("other.log")).unwrap().position(), None);
     for broken in ["", "{", "{}", "[1]"] {
         fs::write(&file, broken).unwrap();

@@ -3,7 +3,8 @@
 //!
 //! Inodes are used again and names move, so a place in a log is known by content: how the file begins, and what was read last.
 //! When the file is no longer the one that was read, the place is looked for in the files beside it, and in what is left of
-//! the file itself. Only what is found in neither is missing, and that is told.
+//! the file itself. Only what is found in neither is missing, and that is told. Of an empty file, which has no content to know it by,
+//! it is known when it was made: what was written later goes on there.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
@@ -38,6 +39,8 @@ pub struct Position {
     pub head: Vec<u8>,
     /// What stands in front of the place.
     pub tail: Vec<u8>,
+    /// When a file was made, or cut, that was still empty; nothing for any other.
+    pub empty_since: Option<SystemTime>,
 }
 
 /// Where to begin when no place is known.
@@ -76,6 +79,8 @@ struct Open {
     offset: u64,
     head: Vec<u8>,
     tail: Vec<u8>,
+    /// When it was made, if it was empty then.
+    empty_since: Option<SystemTime>,
     /// The next file was seen to have something in it, so this one is complete.
     complete: bool,
 }
@@ -125,14 +130,14 @@ impl Follower {
 
     /// The place behind what was read but for the last `pending` bytes. Nothing as long as nothing was found to read.
     pub fn position(&self, pending: u64) -> Option<Position> {
-        let (offset, head, tail) = match (&self.open, &self.next) {
-            (Some(open), _) => (open.offset, &open.head, &open.tail),
-            (None, Next::At { position, .. }) => (position.offset, &position.head, &position.tail),
+        let mut position = match (&self.open, &self.next) {
+            (Some(open), _) => open.position(),
+            (None, Next::At { position, .. }) => position.clone(),
             (None, Next::First(_) | Next::Whole) => return None,
         };
-        let kept = (tail.len() as u64).saturating_sub(pending) as usize;
-        let tail = tail[..kept].to_vec();
-        Some(Position { offset: offset.saturating_sub(pending), head: head.clone(), tail })
+        position.offset = position.offset.saturating_sub(pending);
+        position.tail.truncate((position.tail.len() as u64).saturating_sub(pending) as usize);
+        Some(position)
     }
 
     /// Reads what is new into `buffer`, or finds out where to go on. Does not wait.
@@ -158,7 +163,8 @@ impl Follower {
                     // gap: there was no time to write, rotate and compress another.
                     let rotated = rotated(&self.path);
                     if let Some(at) = rotated.iter().position(|(_, path)| FileId::of(path) == Some(open.id)) {
-                        (self.rotated, _) = newer(&rotated, at, &open.head);
+                        (self.rotated, _) =
+                            newer(&self.path, &rotated[at + 1..], Some(&rotated[at].1), &open.head);
                     }
                 }
                 self.open = None;
@@ -212,7 +218,9 @@ impl Follower {
                     self.rotated = found.newer;
                     return Ok(if found.gap { Step::Break(Break::Gap) } else { Step::Read(0) });
                 }
-                let now = fs::metadata(&self.path).map_or(0, |meta| meta.len());
+                // Its volume may not be mounted yet, or the node not started.
+                let Ok(meta) = fs::metadata(&self.path) else { return Ok(Step::Idle) };
+                let now = meta.len();
                 let settled = *looks > 0 && now == *size && now > 0;
                 *size = now;
                 *looks += 1;
@@ -231,7 +239,14 @@ impl Open {
         let head = read_range(&file, 0, HEAD)?;
         let kept = offset.min(TAIL as u64);
         let tail = read_range(&file, offset - kept, kept as usize)?;
-        Ok(Open { file, id: file_id(meta), offset, head, tail, complete: false })
+        let empty_since = meta.modified().ok().filter(|_| head.is_empty());
+        Ok(Open { file, id: file_id(meta), offset, head, tail, empty_since, complete: false })
+    }
+
+    fn position(&self) -> Position {
+        let (head, tail) = (self.head.clone(), self.tail.clone());
+        let empty_since = self.empty_since.filter(|_| head.is_empty());
+        Position { offset: self.offset, head, tail, empty_since }
     }
 
     /// The file still has what was read, as far as its size and its beginning tell.
@@ -276,6 +291,9 @@ struct Found {
 /// Looks for the place in the file, in the rotated ones beside it, and in what is left of the file.
 fn locate(path: &Path, position: &Position, access: Option<&Access>) -> io::Result<Option<Found>> {
     let current = open_if_there(path, access)?;
+    if position.head.is_empty() && position.tail.is_empty() {
+        return since_empty(path, current, position, access);
+    }
     if let Some((file, meta)) = &current
         && holds(file, meta, position)?
     {
@@ -283,18 +301,40 @@ fn locate(path: &Path, position: &Position, access: Option<&Access>) -> io::Resu
         return Ok(Some(Found { open, newer: Vec::new(), gap: false }));
     }
     let rotated = rotated(path);
-    for (at, (_, path)) in rotated.iter().enumerate() {
+    for (at, (_, part)) in rotated.iter().enumerate() {
         // One that is gone or may not be read is no better than one that is not the right one.
-        let Ok(Some((file, meta))) = open_if_there(path, access) else { continue };
+        let Ok(Some((file, meta))) = open_if_there(part, access) else { continue };
         if !holds(&file, &meta, position).unwrap_or(false) {
             continue;
         }
-        let (newer, gap) = newer(&rotated, at, &position.head);
+        let (newer, gap) = newer(path, &rotated[at + 1..], Some(part), &position.head);
         return Ok(Some(Found { open: Open::at(file, &meta, position.offset)?, newer, gap }));
     }
     let Some((file, meta)) = current else { return Ok(None) };
     let Some(offset) = find_in(&file, &position.tail)? else { return Ok(None) };
     Ok(Some(Found { open: Open::at(file, &meta, offset)?, newer: Vec::new(), gap: false }))
+}
+
+/// Looks for what was written since the file was seen empty: it may have been rotated, more than once.
+fn since_empty(
+    path: &Path,
+    current: Option<(File, Metadata)>,
+    position: &Position,
+    access: Option<&Access>,
+) -> io::Result<Option<Found>> {
+    let Some(since) = position.empty_since else { return Ok(None) };
+    let rotated = rotated(path);
+    let at = rotated.partition_point(|(written, _)| *written <= since);
+    let (mut parts, mut gap) = newer(path, &rotated[at..], None, &[]);
+    while !parts.is_empty() {
+        let part = parts.remove(0);
+        if let Ok(Some((file, meta))) = open_if_there(&part, access) {
+            return Ok(Some(Found { open: Open::at(file, &meta, 0)?, newer: parts, gap }));
+        }
+        gap = true;
+    }
+    let Some((file, meta)) = current else { return Ok(None) };
+    Ok(Some(Found { open: Open::at(file, &meta, 0)?, newer: parts, gap }))
 }
 
 /// The file has this place at its offset.
@@ -351,23 +391,59 @@ fn rotated(path: &Path) -> Vec<(SystemTime, PathBuf)> {
     found
 }
 
-/// The rotated files that go on with the one at index `at`, which begins with `head`, and whether there are some that cannot be
+/// Those of `later` files that go on with the one that was `read`, which begins with `head`, and whether there are some that cannot be
 /// read.
-fn newer(rotated: &[(SystemTime, PathBuf)], at: usize, head: &[u8]) -> (Vec<PathBuf>, bool) {
-    let mut newer = Vec::new();
+fn newer(
+    log: &Path,
+    later: &[(SystemTime, PathBuf)],
+    read: Option<&Path>,
+    head: &[u8],
+) -> (Vec<PathBuf>, bool) {
+    let mut newer: Vec<PathBuf> = Vec::new();
+    let mut heads = vec![head.to_vec()];
     let mut gap = false;
-    let name = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
-    let read = name(&rotated[at].1);
-    for (_, path) in &rotated[at + 1..] {
-        match looks_like(path, head) {
-            Looks::Log => newer.push(path.clone()),
+    let is_form_of = |path: &Path, known: &Path| {
+        path.as_os_str().as_encoded_bytes().starts_with(known.as_os_str().as_encoded_bytes())
+    };
+    for (_, path) in later.iter().filter(|(_, path)| is_rotation(log, path)) {
+        match looks_like(path, &heads) {
+            Looks::Log(head) => {
+                newer.push(path.clone());
+                heads.push(head);
+            }
             Looks::Copy => {}
             // The same, about to be replaced by its compressed form: debug.log.1.gz
-            Looks::Unreadable if name(path).starts_with(&read) => {}
+            Looks::Unreadable
+                if read
+                    .into_iter()
+                    .chain(newer.iter().map(PathBuf::as_path))
+                    .any(|k| is_form_of(path, k)) => {}
             Looks::Unreadable => gap = true,
         }
     }
     (newer, gap)
+}
+
+/// What compressors put behind a name.
+const COMPRESSED_NAMES: [&str; 6] = [".gz", ".bz2", ".zst", ".lz4", ".xz", ".Z"];
+
+/// What people put behind the name of a log that they moved away.
+const MOVED: [&str; 4] = [".old", ".bak", ".prev", ".last"];
+
+/// Whether a file beside the log has the name of a rotated one, with a number or a time as logrotate and newsyslog have them:
+/// `debug.log.1`, `debug.log-20260101.gz`, `debug.log.2026-01-01T00:00:00Z`. Somebody may write a log of his own to `debug.log.errors`.
+fn is_rotation(log: &Path, other: &Path) -> bool {
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let (Some(log), Some(other)) = (name(log), name(other)) else { return false };
+    let Some(suffix) = other.strip_prefix(&log) else { return false };
+    let suffix = COMPRESSED_NAMES.iter().find_map(|end| suffix.strip_suffix(end)).unwrap_or(suffix);
+    if MOVED.contains(&suffix) {
+        return true;
+    }
+    let is_of_time = |c: char| c.is_ascii_digit() || "-_.:+TZ".contains(c);
+    suffix
+        .strip_prefix(['.', '-', '_'])
+        .is_some_and(|time| time.starts_with(|c: char| c.is_ascii_digit()) && time.chars().all(is_of_time))
 }
 
 /// First bytes of gzip (RFC 1952), bzip2, Zstandard (RFC 8878), LZ4 frames and xz.
@@ -379,24 +455,25 @@ const COMPRESSED: [&[u8]; 5] = [
     &[0xfd, b'7', b'z', b'X', b'Z'],
 ];
 
-/// What a rotated file is to one who has read a file that begins with `known`.
+/// What a rotated file is to one who knows files that begin with `known`.
 enum Looks {
-    /// The next part of the log.
-    Log,
+    /// The next part of the log, which begins so.
+    Log(Vec<u8>),
     /// The same again.
     Copy,
     /// Compressed, or not to be opened.
     Unreadable,
 }
 
-fn looks_like(path: &Path, known: &[u8]) -> Looks {
+fn looks_like(path: &Path, known: &[Vec<u8>]) -> Looks {
     let Ok(head) = File::open(path).and_then(|file| read_range(&file, 0, HEAD)) else {
         return Looks::Unreadable;
     };
     if COMPRESSED.iter().any(|magic| head.starts_with(magic)) {
         return Looks::Unreadable;
     }
-    if !known.is_empty() && head.starts_with(known) { Looks::Copy } else { Looks::Log }
+    let is_known = known.iter().any(|known| !known.is_empty() && head.starts_with(known));
+    if is_known { Looks::Copy } else { Looks::Log(head) }
 }
 
 fn file_id(meta: &Metadata) -> FileId {

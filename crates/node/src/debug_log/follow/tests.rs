@@ -57,6 +57,12 @@ impl Log {
         self.truncate();
     }
 
+    /// What `tail -F debug.log | grep` writes beside it.
+    fn copy_last_line_to(&self, name: &str) {
+        let line = format!("2026-01-01T00:00:00Z line {}\n", self.written - 1);
+        fs::write(self.rotated(name), line).unwrap();
+    }
+
     fn truncate(&self) {
         self.file.as_ref().unwrap().set_len(0).unwrap();
     }
@@ -64,7 +70,7 @@ impl Log {
     /// What the node does at its start: keeps the end of the file, which begins in the middle of a line.
     fn shrink(&mut self, keep: usize) {
         let all = fs::read(self.path()).unwrap();
-        fs::write(self.path(), &all[all.len() - keep..]).unwrap();
+        fs::write(self.path(), &all[all.len().saturating_sub(keep)..]).unwrap();
         self.reopen();
     }
 }
@@ -209,7 +215,7 @@ fn several_rotations_between_two_looks_lose_and_double_nothing() {
     log.write(10);
     reader.poll();
     let mut second = 0;
-    for name in ["debug.log.c", "debug.log.a", "debug.log.b"] {
+    for name in ["debug.log.3", "debug.log.1", "debug.log.2"] {
         log.write(10);
         log.rename(name);
         second += 1;
@@ -221,6 +227,72 @@ fn several_rotations_between_two_looks_lose_and_double_nothing() {
     reader.poll();
     reader.assert_all(&log);
     assert_eq!(reader.breaks, [Break::Rotated; 3]);
+}
+
+#[test]
+fn what_somebody_else_writes_beside_the_log_is_no_part_of_it() {
+    let mut log = Log::new();
+    let mut reader = Reader::new(&log, None);
+    for round in 0..3 {
+        log.write(10);
+        reader.poll();
+        log.rename(&format!("debug.log.{round}"));
+        for name in ["debug.log.errors", "debug.log.1st", "debug.log2", "debug.log.state.json"] {
+            log.copy_last_line_to(name);
+        }
+        log.reopen();
+        log.write(10);
+        reader.poll();
+    }
+    reader.assert_all(&log);
+    assert_eq!(reader.breaks, [Break::Rotated; 3]);
+}
+
+#[test]
+fn rotated_files_are_known_by_their_names() {
+    let is = |name: &str| is_rotation(Path::new("/x/debug.log"), &Path::new("/x").join(name));
+    for name in [
+        "debug.log.1",
+        "debug.log.12.gz",
+        "debug.log-20260101",
+        "debug.log-20260101-1767225600.zst",
+        "debug.log.20260101T0000",
+        "debug.log.2026-01-01T00:00:00Z",
+        "debug.log_2026-01-01.xz",
+        "debug.log.old",
+        "debug.log.bak.bz2",
+    ] {
+        assert!(is(name), "{name}");
+    }
+    for name in [
+        "debug.log",
+        "debug.log.gz",
+        "debug.log.errors",
+        "debug.log2",
+        "debug.log.",
+        "debug.log.1x",
+        "other.1",
+    ] {
+        assert!(!is(name), "{name}");
+    }
+}
+
+#[test]
+fn a_log_that_is_not_there_yet_is_waited_for_with_the_place_in_it() {
+    let mut log = Log::new();
+    log.write(50);
+    let mut reader = Reader::new(&log, None);
+    reader.poll();
+    // Its volume is not mounted yet.
+    let (folder, elsewhere) = (log.folder.path(), log.folder.path().with_extension("elsewhere"));
+    fs::rename(folder, &elsewhere).unwrap();
+    let mut reader = reader.restarted(&log);
+    reader.polls(3 * LOOKS);
+    fs::rename(&elsewhere, folder).unwrap();
+    log.write(5);
+    reader.polls(LOOKS + 1);
+    reader.assert_all(&log);
+    assert!(reader.breaks.is_empty() && reader.others.is_empty());
 }
 
 #[test]
@@ -366,7 +438,7 @@ fn what_happened_to_the_file_while_we_were_away_is_caught_up_with() {
         (
             "renamed three times",
             |log| {
-                for name in ["debug.log-b", "debug.log-a", "debug.log-c"] {
+                for name in ["debug.log-20260102", "debug.log-20260101", "debug.log.old"] {
                     log.write(5);
                     log.rename(name);
                     let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(log.written.into());
@@ -425,15 +497,29 @@ fn what_happened_to_the_file_while_we_were_away_is_caught_up_with() {
             |log| {
                 log.write(5);
                 log.rename("debug.log.1");
-                fs::copy(log.rotated("debug.log.1"), log.rotated("debug.log.backup")).unwrap();
+                fs::copy(log.rotated("debug.log.1"), log.rotated("debug.log.bak")).unwrap();
+                log.reopen();
+            },
+            false,
+        ),
+        (
+            "a log of somebody else besides",
+            |log| {
+                log.write(5);
+                log.rename("debug.log.1");
+                log.copy_last_line_to("debug.log.errors");
                 log.reopen();
             },
             false,
         ),
     ];
-    for (name, away, gap) in cases {
+    // Also from a log that was still empty when we left, which has nothing to know it by.
+    for ((name, away, gap), before) in cases.iter().flat_map(|case| [(case, 50), (case, 0)]) {
+        let name = format!("{name}, after {before} lines");
         let mut log = Log::new();
-        log.write(50);
+        log.reopen();
+        log.file.as_ref().unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        log.write(before);
         let mut reader = Reader::new(&log, None);
         reader.poll();
         away(&mut log);
