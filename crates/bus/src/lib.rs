@@ -26,7 +26,7 @@ mod subscriber;
 
 pub use component::Finding;
 pub use nats::NatsConfig;
-pub use publisher::{Batch, Publisher};
+pub use publisher::{Batch, Progress, Publisher, PublisherStats};
 pub use queue::Limits;
 pub use subscriber::{Delivery, Subscriber, SubscriberStats};
 

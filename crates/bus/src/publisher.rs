@@ -101,6 +101,22 @@ pub struct PublisherStats {
     pub published: AtomicU64,
 }
 
+/// How far a bus is with what one publisher gave it. Events are handed on in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Events that it took; what it had no room for is told as lost.
+    pub taken: u64,
+    /// Of these, those that it is done with: they are with the server, or with the tools of this process.
+    pub handed_on: u64,
+}
+
+impl Progress {
+    /// Events that still wait.
+    pub fn left(self) -> u64 {
+        self.taken.saturating_sub(self.handed_on)
+    }
+}
+
 /// Publishes the events of one extractor, in order. Publishing never waits.
 pub struct Publisher {
     component: &'static str,
@@ -135,6 +151,17 @@ impl Publisher {
     /// The counters of this publisher.
     pub fn stats(&self) -> Arc<PublisherStats> {
         self.stats.clone()
+    }
+
+    /// How far the bus is with what this publisher gave it, for who can give it again after a restart.
+    pub fn progress(&self) -> Progress {
+        match &self.kind {
+            Kind::Local { .. } => {
+                let published = self.stats.published.load(Ordering::Relaxed);
+                Progress { taken: published, handed_on: published }
+            }
+            Kind::Spooled { spool, .. } => spool.progress(),
+        }
     }
 
     /// Publishes one event of `node` that happened at `time_ns` (since the UNIX epoch).

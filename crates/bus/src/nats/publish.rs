@@ -13,15 +13,17 @@ use tokio::sync::watch;
 use super::Up;
 use crate::loss::{Complaint, LossBook, What};
 use crate::now_ns;
-use crate::publisher::{Pending, Stamper, weight};
+use crate::publisher::{Pending, Progress, Stamper, weight};
 use crate::queue::{Limits, Priority, Queue};
 
 /// Events on their way to the server.
 pub(crate) struct Spool {
     component: &'static str,
     pub(crate) queue: Queue<Pending>,
-    /// Taken from the queue by the writer, not yet sent.
-    in_hand: AtomicU64,
+    /// Events that it took.
+    taken: AtomicU64,
+    /// Of these, those that the writer is done with: given to the client, or told as lost.
+    handed_on: AtomicU64,
     /// What the server takes, bytes; 0 while it has not said so.
     max_payload: AtomicUsize,
     book: Mutex<LossBook>,
@@ -33,7 +35,8 @@ impl Spool {
         Spool {
             component,
             queue: Queue::new(limits),
-            in_hand: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+            handed_on: AtomicU64::new(0),
             max_payload: AtomicUsize::new(0),
             book: Mutex::new(LossBook::new(component)),
             complaint: Mutex::default(),
@@ -46,12 +49,15 @@ impl Spool {
         let items = batch.into_iter().map(|p| {
             let weight = weight(&p.event);
             let priority = if p.subject == Subject::Loss { Priority::Reserve } else { Priority::Normal };
+            // Before the writer can be done with it.
+            self.taken.fetch_add(1, Ordering::Relaxed);
             (p, weight, priority)
         });
         self.queue.push_all(items, |pending| refused.push(pending));
         if refused.is_empty() {
             return;
         }
+        self.taken.fetch_sub(refused.len() as u64, Ordering::Relaxed);
         for pending in &refused {
             self.lose(&pending.node, pending.subject, "full");
         }
@@ -65,9 +71,16 @@ impl Spool {
         }
     }
 
+    /// How far it is.
+    pub(crate) fn progress(&self) -> Progress {
+        // In this order, as both only grow.
+        let handed_on = self.handed_on.load(Ordering::Acquire);
+        Progress { taken: self.taken.load(Ordering::Acquire), handed_on }
+    }
+
     /// Events that are not sent.
     pub(super) fn unsent(&self) -> u64 {
-        self.queue.depth().0 as u64 + self.in_hand.load(Ordering::Relaxed)
+        self.progress().left()
     }
 
     /// Events that are lost, and nobody was told of.
@@ -165,7 +178,6 @@ impl Writer {
                     if n == 0 {
                         break;
                     }
-                    spool.in_hand.store(n as u64, Ordering::Relaxed);
                     // While the server is away, events wait in the spool, whose bound counts, and not in the client.
                     if until_settled(&mut is_up, &spool).await.is_err() {
                         return spool.unsent();
@@ -174,7 +186,7 @@ impl Writer {
                     self.stamper.now = Some(Instant::now());
                     for pending in chunk.drain(..) {
                         self.send(&client, pending).await;
-                        spool.in_hand.fetch_sub(1, Ordering::Relaxed);
+                        spool.handed_on.fetch_add(1, Ordering::Release);
                     }
                 }
             }

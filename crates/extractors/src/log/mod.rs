@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use convert::log;
 use source::{Got, Pipe, Source, Stdin};
-use state::State;
+use state::{State, Waiting};
 
 /// Longer lines are cut, bytes. The longest that Bitcoin Core writes, a transaction in hex, has 8 MB.
 const MAX_LINE: usize = 10_000_000;
@@ -48,6 +48,9 @@ const PACE: Duration = Duration::from_millis(4);
 const KEEP_EVERY: Duration = Duration::from_secs(1);
 /// How long a wait may last without looking whether to stop.
 const STOP_LATENCY: Duration = Duration::from_millis(50);
+/// How long to wait at the end until the bus has handed on what was read. A server that is away takes longer, and what it did
+/// not get is read again after a restart.
+const HAND_ON: Duration = Duration::from_millis(500);
 
 /// Settings of the log extractor.
 #[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
@@ -270,12 +273,15 @@ impl Worker {
         let reporter = Reporter {
             node,
             publisher,
+    /// Places whose lines may still be with the bus.
+    waiting: Waiting,
             parser: Parser::default(),
             counts: Counts::default(),
             losses,
             last_ns: None,
         };
-        Worker { source, lines: Lines::new(MAX_LINE), state, reporter, trouble: None }
+        let waiting = Waiting::default();
+        Worker { source, lines: Lines::new(MAX_LINE), state, waiting, reporter, trouble: None }
     }
 
     fn run(mut self, stop: &CancellationToken) {
@@ -326,6 +332,7 @@ impl Worker {
     fn finish_line(&mut self) {
         let reporter = &mut self.reporter;
         self.lines.finish(|line| reporter.report(line));
+        self.hand_on();
     }
 
     fn begin_anew(&mut self, why: Break) {
@@ -340,7 +347,17 @@ impl Worker {
         }
     }
 
-    /// Tells losses and keeps the place.
+    /// Waits until the bus has handed on what was read, so that it is not read again.
+    fn hand_on(&mut self) {
+        let until = Instant::now() + HAND_ON;
+        while self.state.is_some() && self.reporter.publisher.progress().left() > 0 && Instant::now() < until
+        {
+            std::thread::sleep(HAND_ON / 50);
+        }
+        self.keep();
+    }
+
+    /// Tells losses, and keeps the place behind the last line that the bus has handed on.
     fn keep(&mut self) {
         for (node, event) in self.reporter.losses.take() {
             self.reporter.publisher.publish(&node, now_ns(), event);
@@ -357,7 +374,11 @@ impl Reporter {
         self.counts.lines += 1;
         self.counts.nul_bytes += raw.nuls;
         let text = String::from_utf8_lossy(raw.bytes);
+        let progress = self.reporter.publisher.progress();
         if matches!(text, std::borrow::Cow::Owned(_)) {
+            self.waiting.add(position, progress.taken);
+        }
+        if let Some(position) = self.waiting.until(progress.handed_on) {
             self.counts.not_utf8 += 1;
         }
         if raw.cut > 0 {

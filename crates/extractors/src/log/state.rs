@@ -1,5 +1,6 @@
 //! The place in a log, kept in a small file over our restart. It is written anew and moved into place, so it is never half.
 
+use std::collections::VecDeque;
 use std::env;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -27,6 +28,36 @@ struct Kept {
     tail: Vec<u8>,
     /// When the file was made, if it was still empty.
     empty_since: Option<SystemTime>,
+}
+
+/// Places that wait, at most; a server can be away for days.
+const MAX_WAITING: usize = 64;
+
+/// Places in a log whose lines may still wait for the server: kept before, they would be lost with this process.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    /// How many events the bus had taken at each, and the place.
+    places: VecDeque<(u64, Position)>,
+}
+
+impl Waiting {
+    /// Adds a place, behind lines that are among the first `taken` events of the bus.
+    pub(super) fn add(&mut self, position: Position, taken: u64) {
+        if self.places.back().is_some_and(|(_, last)| *last == position) {
+            return;
+        }
+        if self.places.len() == MAX_WAITING {
+            // Any later place will do instead.
+            self.places.pop_back();
+        }
+        self.places.push_back((taken, position));
+    }
+
+    /// The last place whose lines are among the first `handed_on` events.
+    pub(super) fn until(&mut self, handed_on: u64) -> Option<Position> {
+        let done = self.places.partition_point(|(taken, _)| *taken <= handed_on);
+        self.places.drain(..done).next_back().map(|(_, position)| position)
+    }
 }
 
 /// The file that keeps the place.

@@ -1,17 +1,19 @@
 //! From lines in files, pipes and logs of real nodes to events on the bus, also when logs are rotated, cut and damaged.
 
 use std::io::{Cursor, Write};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use peer_observer_bus::{Bus, Limits, Subscriber};
+use peer_observer_bus::{Bus, Limits, NatsConfig, PublisherStats, Subscriber};
 use peer_observer_events::proto::log_extractor::Log;
 use peer_observer_events::proto::log_extractor::log::LogEvent;
 use peer_observer_events::proto::observer::log::log_detail::Kind as Detail;
-use peer_observer_events::proto::observer::{Loss, Source as EventSource};
+use peer_observer_events::proto::observer::{Loss, Source as EventSource, UtxoCache};
 use peer_observer_events::{PeerObserverEvent, Subject};
 use peer_observer_node::debug_log::Position;
 use peer_observer_testkit::bitcoind::RealNode;
 use peer_observer_testkit::log_writer::{LogWriter, Play, Rotation, recorded_log};
+use peer_observer_testkit::nats::NatsServer;
 use peer_observer_testkit::{need, require};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -29,6 +31,7 @@ struct Running {
     /// The runtime waits for its threads, also when a test fails.
     _stopper: DropGuard,
     task: JoinHandle<Result<(), Error>>,
+    published: Arc<PublisherStats>,
     events: Vec<(u64, Log)>,
     losses: Vec<Loss>,
 }
@@ -37,9 +40,7 @@ impl Running {
     fn start(config: Config) -> Self {
         let bus = Bus::in_process();
         let subscriber = bus.subscriber("test", Subject::ALL, Limits::default());
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(run(config, bus.publisher(EventSource::Log, "log"), stop.clone()));
-        Running::of(subscriber, bus, stop, task)
+        Running::start_on(bus, subscriber, config)
     }
 
     fn of(
@@ -49,7 +50,8 @@ impl Running {
         task: JoinHandle<Result<(), Error>>,
     ) -> Self {
         let _stopper = stop.clone().drop_guard();
-        Running { subscriber, bus, stop, _stopper, task, events: Vec::new(), losses: Vec::new() }
+        let (published, events, losses) = (Arc::default(), Vec::new(), Vec::new());
+        Running { subscriber, bus, stop, _stopper, task, published, events, losses }
     }
 
     /// The same, and waits until it has looked at the log, which must be there: then it keeps its place.
@@ -65,6 +67,25 @@ impl Running {
         running
     }
 
+    /// The same on this bus, read by this subscriber.
+    fn start_on(bus: Bus, subscriber: Subscriber, config: Config) -> Self {
+        let stop = CancellationToken::new();
+        let publisher = bus.publisher(EventSource::Log, "log");
+        let published = publisher.stats();
+        let task = tokio::spawn(run(config, publisher, stop.clone()));
+        Running { published, ..Running::of(subscriber, bus, stop, task) }
+    }
+
+    /// Waits until it has given so many events to the bus.
+    async fn until_published(&self, events: u64) {
+        let published = async {
+            while self.published.published.load(Ordering::Relaxed) < events {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, published).await.expect("it reads the log");
+    }
+
     async fn take(&mut self) -> usize {
         let mut deliveries = Vec::new();
         let n = self.subscriber.recv_many(&mut deliveries, 1000).await;
@@ -74,6 +95,8 @@ impl Running {
             match delivery.event.peer_observer_event.clone().unwrap() {
                 PeerObserverEvent::LogExtractor(log) => self.events.push((origin.time_ns, log)),
                 PeerObserverEvent::Loss(loss) => self.losses.push(loss),
+                // Of `connected`.
+                PeerObserverEvent::Utxocache(_) => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -100,6 +123,29 @@ impl Running {
         while self.take().await > 0 {}
         (self.events, self.losses)
     }
+}
+
+/// A bus over this server, and a subscriber that it knows of.
+async fn connected(server: &NatsServer) -> (Bus, Subscriber) {
+    let config = NatsConfig { nats_address: Some(server.url()), ..NatsConfig::default() };
+    let bus = Bus::nats(config).unwrap();
+    let mut subscriber = bus.subscriber("test", Subject::ALL, Limits::default());
+    let mut publisher = bus.publisher(EventSource::Ebpf, "knock");
+    let knock = async {
+        loop {
+            publisher.publish(&"alice".into(), 1, PeerObserverEvent::Utxocache(UtxoCache::default()));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let mut heard = Vec::new();
+    let meet = async {
+        tokio::select! {
+            _ = subscriber.recv_many(&mut heard, 1) => {}
+            () = knock => {}
+        }
+    };
+    tokio::time::timeout(PATIENCE, meet).await.expect("the server knows the subscriber");
+    (bus, subscriber)
 }
 
 fn config(folder: &TempDir) -> Config {
@@ -247,6 +293,46 @@ async fn our_restarts_lose_and_double_no_line() {
     running.until(written - read.len()).await;
     read.extend(running.end().await.0.iter().map(|(_, log)| text(log).to_owned()));
     assert_eq!(read, (0..written).map(|i| format!("line {i}")).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_that_never_reached_the_server_come_after_a_restart() {
+    require!(need::nats_server());
+    let folder = TempDir::new().unwrap();
+    let mut log = LogWriter::open(folder.path().join("debug.log")).unwrap();
+    let mut written = 0;
+    let mut write = || {
+        for i in written..written + 10 {
+            log.write(format!("2026-01-01T00:00:00Z line {i}\n").as_bytes()).unwrap();
+        }
+        written += 10;
+        written
+    };
+    let mut server = NatsServer::start().unwrap();
+    Running::start_and_look(config(&folder)).await.end().await;
+    let mut read = Vec::new();
+    for is_there in [true, false, true, false, false, true] {
+        if !is_there {
+            server.stop().unwrap();
+            let bus = Bus::nats(NatsConfig { nats_address: Some(server.url()), ..NatsConfig::default() });
+            let bus = bus.unwrap();
+            let subscriber = bus.subscriber("test", Subject::ALL, Limits::default());
+            let running = Running::start_on(bus, subscriber, config(&folder));
+            write();
+            running.until_published(10).await;
+            assert!(running.end().await.0.is_empty());
+            server.restart().unwrap();
+            continue;
+        }
+        let (bus, subscriber) = connected(&server).await;
+        let mut running = Running::start_on(bus, subscriber, config(&folder));
+        let all = write();
+        running.until(all - read.len()).await;
+        let (events, losses) = running.end().await;
+        assert_eq!(losses, []);
+        read.extend(events.iter().map(|(_, log)| text(log).to_owned()));
+    }
+    assert_eq!(read, (0..60).map(|i| format!("line {i}")).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]
