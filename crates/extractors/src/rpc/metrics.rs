@@ -21,7 +21,7 @@ pub(super) enum Count {
     PublishError,
     /// Events made of an answer.
     Events,
-    /// A round that did not take place because the one before took so long.
+    /// A round that did not take place because the one before took so long, or had to wait for a connection.
     MissedRound,
     /// Switched off, because the node does not have it.
     SwitchedOff,
@@ -37,7 +37,10 @@ const COUNTS: [(&str, &str); 8] = [
     ("rpcextractor_rpc_model_errors_total", "RPC results that were not understood."),
     ("rpcextractor_nats_publish_errors_total", "Events that are larger than --max-payload-bytes."),
     ("rpcextractor_events_total", "Events made of RPC results."),
-    ("rpcextractor_missed_rounds_total", "Queries left out because the one before was still in progress."),
+    (
+        "rpcextractor_missed_rounds_total",
+        "Queries left out because the one before was still in progress, or waited for slow ones of other methods.",
+    ),
     ("rpcextractor_switched_off_total", "How often the method was switched off: the node does not have it."),
     ("rpcextractor_shortened_events_total", "Events without raw transactions, because they were too large."),
     ("rpcextractor_unknown_fields_total", "Fields in RPC results that are not known."),

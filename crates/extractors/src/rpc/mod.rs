@@ -1,7 +1,7 @@
 //! What the node's RPC interface says, asked at intervals: peers, mempool, traffic, memory, address manager, chain, fees, bans.
 //!
-//! The node comes first: three connections at most, one call of a method at a time, and nothing is asked twice because something else
-//! failed. README.md says what is asked how often.
+//! The node comes first: three connections at most, one of them for quick methods only, one call of a method at a time, and nothing is
+//! asked twice because something else failed. README.md says what is asked how often.
 //!
 //! | file | what it is for |
 //! |---|---|

@@ -21,6 +21,8 @@ use super::node::{Away, Node};
 
 /// A node that is away or starting is asked again after this time at most, so that nothing is missed of its first minutes.
 const SOON: Duration = Duration::from_secs(5);
+/// A method whose last call took longer leaves one connection to the others.
+const SLOW: Duration = Duration::from_secs(1);
 /// Unknown fields that are named in the log.
 const MAX_NAMED: usize = 256;
 
@@ -58,10 +60,11 @@ pub(super) async fn poll(shared: Arc<Shared>, method: Method, every: Duration) {
     let mut restarts = shared.node.restarts();
     let mut trouble = Trouble { method, last: None };
     let mut turn = Instant::now();
+    let mut took = Duration::ZERO;
     loop {
         sleep_until(turn).await;
         restarts.mark_unchanged();
-        let next = match round(&shared, method).await {
+        let next = match round(&shared, method, &mut took).await {
             Ok(()) => {
                 trouble.is_over();
                 Next::InTurn
@@ -118,15 +121,20 @@ fn after_error(shared: &Shared, method: Method, error: &Error, trouble: &mut Tro
     Next::InTurn
 }
 
-/// Asks once, and publishes what comes.
-async fn round(shared: &Arc<Shared>, method: Method) -> Result<(), Error> {
+/// Asks once, and publishes what comes. `took` is how long the last call took, answered or not.
+async fn round(shared: &Arc<Shared>, method: Method, took: &mut Duration) -> Result<(), Error> {
     for call in method.calls() {
-        let connection = shared.client.connection().await;
+        let connection = match *took > SLOW {
+            true => shared.client.slow_connection().await,
+            false => shared.client.connection().await,
+        };
         let begin = Instant::now();
-        let answer = connection.call(method.name(), &call.params()).await?;
-        let time_ns = now_ns();
+        let answered = connection.call(method.name(), &call.params()).await;
+        *took = begin.elapsed();
         drop(connection);
-        shared.metrics().fetched(method, begin.elapsed());
+        let answer = answered?;
+        let time_ns = now_ns();
+        shared.metrics().fetched(method, *took);
         shared.node.answers();
         let max_payload = shared.max_payload();
         // An address manager is 20 MB of JSON: too much for a thread that others wait for.

@@ -450,6 +450,35 @@ async fn a_slow_method_delays_no_other_and_is_not_asked_for_twice_at_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn methods_that_hang_leave_a_connection_to_the_others() {
+    const EVERY: Duration = Duration::from_secs(1);
+    let hung = [Method::GetPeerInfo, Method::GetRawAddrman, Method::GetChainTips];
+    let server = server();
+    for method in hung {
+        server.behave(method.name(), Behaviour::Slow(Duration::from_secs(3600)));
+    }
+    let mut methods = vec![(Method::Uptime, EVERY)];
+    methods.extend(hung.map(|method| (method, OFTEN)));
+    let config = Config { rpc_timeout: 4, ..config_for(&server) };
+    let running = start_with(config, methods).await;
+    // Before, it is not known that they are slow.
+    for method in hung {
+        running.wait_for("rpc_fetch_errors_total", method.name(), 1.0).await;
+    }
+    let events = running.metric("events_total", "uptime").await;
+    running.wait_for("events_total", "uptime", events + 2.0).await;
+    let missed = running.metric("missed_rounds_total", "uptime").await;
+    running.wait_for("events_total", "uptime", events + 10.0).await;
+    assert_eq!(running.metric("missed_rounds_total", "uptime").await, missed);
+    // One that is quick again is treated as such.
+    server.heal();
+    for method in hung {
+        running.wait_for("events_total", method.name(), 3.0).await;
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whatever_goes_wrong_is_counted_and_survived() {
     let server = server();
     let config = Config { rpc_timeout: 1, rpc_max_answer_bytes: 100_000, ..config_for(&server) };
@@ -688,36 +717,6 @@ async fn nodes_that_were_found_share_a_page_and_a_login_of_the_settings_goes_bef
     assert_eq!(page.render(), "");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_real_node_answers_every_method_and_its_restart_is_survived() {
-    require!(need::bitcoind());
-    let mut node = RealNode::start(&["-debug=rpc"]).unwrap();
-    node.rpc("generatetodescriptor", json!([3, "raw(51)"])).unwrap();
-    node.rpc("setban", json!(["203.0.113.0/24", "add", 3600])).unwrap();
-    let config = Config {
-        rpc_host: node.rpc_addr().to_string(),
-        rpc_cookie_file: Some(node.cookie_file()),
-        ..Config::default()
-    };
-    let mut running = start(config).await;
-    for method in Method::NAMES {
-        running.wait_for("events_total", method, 1.0).await;
-        assert_eq!(running.metric("rpc_model_errors_total", method).await, 0.0, "{method}");
-        assert_eq!(running.metric("rpc_fetch_errors_total", method).await, 0.0, "{method}");
-        assert_eq!(running.metric("unknown_fields_total", method).await, 0.0, "{method}");
-    }
-    let delivery =
-        running.next(|d| content(d.event.peer_observer_event.as_ref().unwrap()).0 == "BlockchainInfo").await;
-    let (_, info) = content(delivery.event.peer_observer_event.as_ref().unwrap());
-    assert_eq!((&info["chain"], &info["blocks"]), (&json!("regtest"), &json!(3)));
-
-    let address = node.rpc_addr();
-    node.restart().unwrap();
-    assert_eq!(node.rpc_addr(), address);
-    let events = running.metric("events_total", "getpeerinfo").await;
-    running.wait_for("events_total", "getpeerinfo", events + 2.0).await;
-    running.stop().await;
-}
 /// What a user of this machine may read.
 fn of_user(uid: u32) -> Access {
     Access::new(User { uid, gids: vec![uid] }, "/".into())
@@ -812,3 +811,33 @@ async fn run_until_answered(config: Config, found: RpcWindow) -> Result<(), Stri
     run.map_err(|error| error.to_string()).and(heard)
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_node_answers_every_method_and_its_restart_is_survived() {
+    require!(need::bitcoind());
+    let mut node = RealNode::start(&["-debug=rpc"]).unwrap();
+    node.rpc("generatetodescriptor", json!([3, "raw(51)"])).unwrap();
+    node.rpc("setban", json!(["203.0.113.0/24", "add", 3600])).unwrap();
+    let config = Config {
+        rpc_host: node.rpc_addr().to_string(),
+        rpc_cookie_file: Some(node.cookie_file()),
+        ..Config::default()
+    };
+    let mut running = start(config).await;
+    for method in Method::NAMES {
+        running.wait_for("events_total", method, 1.0).await;
+        assert_eq!(running.metric("rpc_model_errors_total", method).await, 0.0, "{method}");
+        assert_eq!(running.metric("rpc_fetch_errors_total", method).await, 0.0, "{method}");
+        assert_eq!(running.metric("unknown_fields_total", method).await, 0.0, "{method}");
+    }
+    let delivery =
+        running.next(|d| content(d.event.peer_observer_event.as_ref().unwrap()).0 == "BlockchainInfo").await;
+    let (_, info) = content(delivery.event.peer_observer_event.as_ref().unwrap());
+    assert_eq!((&info["chain"], &info["blocks"]), (&json!("regtest"), &json!(3)));
+
+    let address = node.rpc_addr();
+    node.restart().unwrap();
+    assert_eq!(node.rpc_addr(), address);
+    let events = running.metric("events_total", "getpeerinfo").await;
+    running.wait_for("events_total", "getpeerinfo", events + 2.0).await;
+    running.stop().await;
+}

@@ -1,6 +1,7 @@
 //! Calls methods over HTTP/1.1.
 //!
-//! Connections are kept for the next call, at most as many as the limits say; who wants one more waits. A kept connection that the
+//! Connections are kept for the next call, at most as many as the limits say; who wants one more waits. Calls that may take long leave
+//! one to the others. A kept connection that the
 //! node has closed meanwhile is replaced once, unnoticed. Every call asks only for what can be asked for twice.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,6 +44,8 @@ pub struct Client {
     login: Login,
     limits: Limits,
     slots: Semaphore,
+    /// Of these, those that calls may have that take long.
+    slow_slots: Semaphore,
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
     header: Mutex<Option<HeaderValue>>,
     refused: Mutex<Option<(HeaderValue, Instant)>>,
@@ -53,6 +56,7 @@ pub struct Client {
 #[derive(Debug)]
 pub struct Connection<'a> {
     client: &'a Client,
+    _slow_slot: Option<SemaphorePermit<'a>>,
     _slot: SemaphorePermit<'a>,
 }
 
@@ -64,6 +68,7 @@ impl Client {
             login,
             limits,
             slots: Semaphore::new(limits.connections),
+            slow_slots: Semaphore::new(limits.connections.saturating_sub(1).max(1)),
             idle: Mutex::default(),
             header: Mutex::default(),
             refused: Mutex::default(),
@@ -71,10 +76,16 @@ impl Client {
         })
     }
 
-    /// A place for calls, once there is one.
+    /// A place for calls, once there is one. The wait for it is not within the time limit of a call.
     pub async fn connection(&self) -> Connection<'_> {
         let slot = self.slots.acquire().await.expect("the semaphore is never closed");
-        Connection { client: self, _slot: slot }
+        Connection { client: self, _slow_slot: None, _slot: slot }
+    }
+
+    /// The same for calls that may take long: all of them together leave one place to the others.
+    pub async fn slow_connection(&self) -> Connection<'_> {
+        let slow_slot = self.slow_slots.acquire().await.expect("the semaphore is never closed");
+        Connection { _slow_slot: Some(slow_slot), ..self.connection().await }
     }
 
     async fn call(&self, method: &str, params: &Value) -> Result<Answer, Error> {
@@ -227,6 +238,7 @@ mod tests {
     use peer_observer_testkit::fake_rpc::{Behaviour, EVERYTHING, FakeRpc};
     use serde_json::json;
 
+    use super::super::LoginFile;
     use super::*;
 
     const LIMITS: Limits =
@@ -238,7 +250,6 @@ mod tests {
         server
     }
 
-    use super::super::LoginFile;
     fn client(server: &FakeRpc, limits: Limits) -> Arc<Client> {
         let login = Login::Password { user: "u".into(), password: "p".into() };
         Client::new(server.addr().to_string(), login, limits)
