@@ -17,6 +17,7 @@ mod state;
 mod tests;
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use peer_observer_bus::{Finding, Publisher, now_ns};
 use peer_observer_events::PeerObserverEvent;
 use peer_observer_events::proto::observer::log::log_detail::Kind;
 use peer_observer_events::proto::observer::loss::Stage;
+use peer_observer_node::access;
 use peer_observer_node::debug_log::{Begin, Break, Follower, Lines, Parser, RawLine};
 use peer_observer_node::names::{BadName, check_name};
 use peer_observer_node::windows::LogWindow;
@@ -46,11 +48,11 @@ const CHUNK: usize = 64 << 10;
 const PACE: Duration = Duration::from_millis(4);
 /// How often to tell losses, and to keep the place while there is no end of new lines.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
-/// How long a wait may last without looking whether to stop.
-const STOP_LATENCY: Duration = Duration::from_millis(50);
 /// How long to wait at the end until the bus has handed on what was read. A server that is away takes longer, and what it did
 /// not get is read again after a restart.
 const HAND_ON: Duration = Duration::from_millis(500);
+/// How long a wait may last without looking whether to stop.
+const STOP_LATENCY: Duration = Duration::from_millis(50);
 
 /// Settings of the log extractor.
 #[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
@@ -98,7 +100,7 @@ pub enum Error {
     NotAPipe(PathBuf),
     /// Standard input cannot be read.
     #[error("cannot read the log from standard input: {0}")]
-    Stdin(std::io::Error),
+    Stdin(io::Error),
     /// A thread ended in a way it never should.
     #[error("the log extractor crashed: please report this")]
     Crashed,
@@ -156,13 +158,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     }
     // To open a pipe would disturb who writes to it.
     let opened = if path.is_file() { fs::File::open(path).map(|_| ()) } else { Ok(()) };
-    let mut findings = vec![match opened {
-        Ok(()) => Finding::good(format!("{shown} can be read")),
-        Err(error) => Finding::bad(
-            format!("cannot read {shown}: {error}"),
-            "let the user that runs peer-observer read it, for example as a member of the node's group",
-        ),
-    }];
+    let mut findings = vec![readable(path, opened)];
     if path.is_file() {
         findings.push(match State::check(config.log_state.as_deref(), path) {
             Ok(file) => Finding::good(format!("the place in the log is kept in {}", file.display())),
@@ -184,7 +180,7 @@ pub async fn run(config: Config, publisher: Publisher, stop: CancellationToken) 
     config.validate()?;
     let mut state = None;
     let source = match config.named()? {
-        Named::Stdin => Source::Stdin(Stdin::start(std::io::stdin()).map_err(Error::Stdin)?),
+        Named::Stdin => Source::Stdin(Stdin::start(io::stdin()).map_err(Error::Stdin)?),
         Named::Pipe(path) => Source::Pipe(Pipe::new(path)),
         Named::File(path) => {
             state = State::open(config.log_state.as_deref(), path);
@@ -213,14 +209,29 @@ pub async fn run_found(
 
 /// Whether the log of a node that was found can be read, for `doctor`.
 pub fn check_found(found: &LogWindow) -> Finding {
-    let shown = found.path.display();
-    match found.access.open(&found.path) {
-        Ok(_) => Finding::good(format!("{shown} can be read")),
-        Err(error) => Finding::bad(
-            format!("cannot read {shown}: {error}"),
-            "let the user that runs peer-observer read it, for example as a member of the node's group",
-        ),
-    }
+    readable(&found.path, found.access.open(&found.path).map(|_| ()))
+}
+
+/// What is said of a log that was tried to be opened.
+fn readable(path: &Path, opened: io::Result<()>) -> Finding {
+    let shown = path.display();
+    let error = match opened {
+        Ok(()) => return Finding::good(format!("{shown} can be read")),
+        Err(error) => error,
+    };
+    let fix = match error.kind() {
+        io::ErrorKind::NotFound => {
+            "the node writes it when it starts, unless its debuglogfile was changed since; it is waited for"
+        }
+        _ if access::is_denied_to_node(&error) => {
+            "let the node's user read it: what that user may not read is not read for the node"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "let the user that runs peer-observer read it, for example as a member of the node's group"
+        }
+        _ => "let debuglogfile name a regular file",
+    };
+    Finding::bad(format!("cannot read {shown}: {error}"), fix)
 }
 
 async fn work(
@@ -262,6 +273,8 @@ struct Worker {
     source: Source,
     lines: Lines,
     state: Option<State>,
+    /// Places whose lines may still be with the bus.
+    waiting: Waiting,
     reporter: Reporter,
     /// Why the source could not be read last, so that it is said once.
     trouble: Option<String>,
@@ -273,8 +286,6 @@ impl Worker {
         let reporter = Reporter {
             node,
             publisher,
-    /// Places whose lines may still be with the bus.
-    waiting: Waiting,
             parser: Parser::default(),
             counts: Counts::default(),
             losses,
@@ -321,6 +332,7 @@ impl Worker {
             self.finish_line();
         }
         self.keep();
+        self.hand_on();
         tracing::info!(source = %self.source, counts = ?self.reporter.counts, "done with the log");
     }
 
@@ -332,7 +344,6 @@ impl Worker {
     fn finish_line(&mut self) {
         let reporter = &mut self.reporter;
         self.lines.finish(|line| reporter.report(line));
-        self.hand_on();
     }
 
     fn begin_anew(&mut self, why: Break) {
@@ -363,7 +374,11 @@ impl Worker {
             self.reporter.publisher.publish(&node, now_ns(), event);
         }
         let (Some(state), Source::File(follower)) = (&mut self.state, &self.source) else { return };
+        let progress = self.reporter.publisher.progress();
         if let Some(position) = follower.position(self.lines.pending()) {
+            self.waiting.add(position, progress.taken);
+        }
+        if let Some(position) = self.waiting.until(progress.handed_on) {
             state.keep(position);
         }
     }
@@ -374,11 +389,7 @@ impl Reporter {
         self.counts.lines += 1;
         self.counts.nul_bytes += raw.nuls;
         let text = String::from_utf8_lossy(raw.bytes);
-        let progress = self.reporter.publisher.progress();
         if matches!(text, std::borrow::Cow::Owned(_)) {
-            self.waiting.add(position, progress.taken);
-        }
-        if let Some(position) = self.waiting.until(progress.handed_on) {
             self.counts.not_utf8 += 1;
         }
         if raw.cut > 0 {

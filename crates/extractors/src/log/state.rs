@@ -77,7 +77,7 @@ impl State {
             Err(error) => {
                 tracing::warn!(
                     log = %log.display(), error,
-                    "the place in the log is not kept over restarts; name a file that can be written, with --log-state"
+                    "the place in the log is not kept over restarts; name a folder that can be written, with $STATE_DIRECTORY, or for `extract log` a file, with --log-state"
                 );
                 return None;
             }

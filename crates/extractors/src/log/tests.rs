@@ -476,6 +476,28 @@ async fn every_line_of_a_real_node_is_understood() {
     }
 }
 
+#[test]
+fn advice_says_who_may_not_read_the_log() {
+    use peer_observer_node::access::{Access, User};
+    use std::os::unix::fs::PermissionsExt;
+    let folder = TempDir::new().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = folder.path().join("debug.log");
+    let stranger = User { uid: 54_321, gids: vec![54_321] };
+    let found = || LogWindow {
+        path: path.clone(),
+        known_as: path.clone(),
+        access: Access::new(stranger.clone(), "/".into()),
+    };
+    let advice = || check_found(&found()).fix.unwrap_or_default();
+    assert!(advice().contains("it is waited for"), "{}", advice());
+    fs::write(&path, "").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(advice().contains("node's user"), "{}", advice());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(check_found(&found()).ok);
+}
+
 #[tokio::test]
 async fn settings_that_cannot_work_are_refused_with_what_to_do() {
     let folder = TempDir::new().unwrap();

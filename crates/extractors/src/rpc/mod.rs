@@ -61,7 +61,7 @@ const METRICS_FLAG: &str = "--prometheus-address";
 pub enum Error {
     /// No login was given.
     #[error(
-        "say how to log in to the node: --rpc-cookie-file FILE (.cookie in its data directory), or --rpc-user with --rpc-password-file"
+        "say how to log in to the node: --rpc-cookie-file FILE (.cookie in its data directory), or --rpc-user with --rpc-password-file (of `run`: --set rpc.rpc_cookie_file=FILE, or rpc.rpc_user and rpc.rpc_password_file)"
     )]
     NoLogin,
     /// More than one login was given, or half a one.

@@ -643,6 +643,12 @@ async fn settings_that_cannot_work_are_errors() {
     let bus = Bus::in_process();
     let run = |config| run(config, bus.publisher(Source::Rpc, "rpc"), CancellationToken::new());
     assert!(matches!(run(Config::default()).await, Err(Error::NoLogin)));
+    // Whoever runs `run` has no such flags, but keys.
+    let timeout = rpc::Error::Timeout { method: "m".into(), limit: PATIENCE };
+    let too_large = rpc::Error::TooLarge { method: "m".into(), limit: 1 };
+    for error in [Error::NoLogin.to_string(), timeout.to_string(), too_large.to_string()] {
+        assert!(error.contains("--rpc-") && error.contains("--set rpc.rpc_"), "{error}");
+    }
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let config = Config {
         prometheus_address: taken.local_addr().unwrap().to_string(),

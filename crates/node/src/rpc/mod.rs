@@ -74,7 +74,7 @@ pub enum Error {
         method: String,
     },
     /// The answer did not come in time.
-    #[error("no answer to {method} within {} s: raise --rpc-timeout if the node is just slow", limit.as_secs_f64())]
+    #[error("no answer to {method} within {} s: if the node is just slow, raise --rpc-timeout (of `run`: --set rpc.rpc_timeout=SECONDS)", limit.as_secs_f64())]
     Timeout {
         /// The method.
         method: String,
@@ -82,7 +82,9 @@ pub enum Error {
         limit: Duration,
     },
     /// The answer is larger than what is read.
-    #[error("the answer to {method} is larger than {limit} bytes: raise --rpc-max-answer-bytes")]
+    #[error(
+        "the answer to {method} is larger than {limit} bytes: raise --rpc-max-answer-bytes (of `run`: --set rpc.rpc_max_answer_bytes=BYTES)"
+    )]
     TooLarge {
         /// The method.
         method: String,
