@@ -30,7 +30,7 @@ pub struct Loss {
     /// Where it was lost.
     #[prost(enumeration = "loss::Stage", required, tag = "1")]
     pub stage: i32,
-    /// Why, from a small fixed set per stage: `full`, `too_large`, `gap`, `malformed`, `truncated`, `refused`, `unaccounted`.
+    /// Why, from a small fixed set per stage: `full`, `too_large`, `gap`, `malformed`, `truncated`, `cut`, `not_utf8`, `nul_bytes`, `refused`, `unaccounted`.
     #[prost(string, required, tag = "2")]
     pub cause: ::prost::alloc::string::String,
     /// Number of events, or of hits for the stages before an event exists.

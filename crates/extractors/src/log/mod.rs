@@ -387,10 +387,14 @@ impl Worker {
 impl Reporter {
     fn report(&mut self, raw: RawLine<'_>) {
         self.counts.lines += 1;
-        self.counts.nul_bytes += raw.nuls;
+        if raw.nuls > 0 {
+            self.counts.nul_bytes += raw.nuls;
+            self.lost(Stage::Decode, "nul_bytes");
+        }
         let text = String::from_utf8_lossy(raw.bytes);
         if matches!(text, std::borrow::Cow::Owned(_)) {
             self.counts.not_utf8 += 1;
+            self.lost(Stage::Decode, "not_utf8");
         }
         if raw.cut > 0 {
             self.counts.cut += 1;
