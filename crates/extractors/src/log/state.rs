@@ -82,6 +82,11 @@ impl State {
                 return None;
             }
         };
+        Some(State::read(file, log))
+    }
+
+    /// What was kept of `log` in this file.
+    pub(super) fn read(file: PathBuf, log: &Path) -> Self {
         let log = std::path::absolute(log).unwrap_or_else(|_| log.to_path_buf());
         let kept = match read(&file) {
             Ok(kept) if kept.log == log => {
@@ -98,7 +103,7 @@ impl State {
                 None
             }
         };
-        Some(State { file, log, kept, is_failing: false })
+        State { file, log, kept, is_failing: false }
     }
 
     /// The file for the state of `log`, if it can be written. Makes the folder.
@@ -112,7 +117,8 @@ impl State {
             _ => Path::new("."),
         };
         let result = fs::create_dir_all(folder).and_then(|()| {
-            let probe = beside(&file);
+            // A name of its own: an extractor that runs may be writing its new state.
+            let probe = beside(&file, &format!("probe-{}", std::process::id()));
             File::create(&probe).and_then(|_| fs::remove_file(&probe))
         });
         match result {
@@ -151,7 +157,7 @@ impl State {
             tail: position.tail.clone(),
             empty_since: position.empty_since,
         };
-        let new = beside(&self.file);
+        let new = beside(&self.file, "new");
         // Some of the log is in it, which not everybody may read.
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(&serde_json::to_vec(&kept)?)?;
@@ -166,10 +172,11 @@ fn read(file: &Path) -> io::Result<Kept> {
     Ok(serde_json::from_slice(&bytes)?)
 }
 
-/// The new state until it is moved into place.
-fn beside(file: &Path) -> PathBuf {
+/// A file beside the state, with its name and more.
+fn beside(file: &Path, what: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
-    name.push(".new");
+    name.push(".");
+    name.push(what);
     name.into()
 }
 

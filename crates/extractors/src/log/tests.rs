@@ -532,6 +532,28 @@ async fn settings_that_cannot_work_are_refused_with_what_to_do() {
 }
 
 #[test]
+fn looking_whether_a_state_can_be_kept_disturbs_nobody_who_keeps_one() {
+    let folder = TempDir::new().unwrap();
+    let (file, log) = (folder.path().join("state.json"), folder.path().join("debug.log"));
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                State::check(Some(&file), &log).unwrap();
+            }
+        });
+        for offset in 1..300 {
+            // A state of its own each time: one that was read says what was really written.
+            let mut state = State::read(file.clone(), &log);
+            let position = Position { offset, head: vec![1; 256], ..Position::default() };
+            state.keep(position.clone());
+            assert_eq!(State::read(file.clone(), &log).position(), Some(position));
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
 fn a_state_that_is_broken_or_of_another_log_is_passed_over() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("state.json");
