@@ -2,13 +2,14 @@
 //! who dials the p2p extractor.
 //!
 //! Nodes come, go and come back. What looks into a node goes on while the node is away for a moment, because a node that is
-//! started again is the same one; when it has changed (another port, another container) what looks into it is started anew.
+//! started again is the same one; when it has changed (another port, another container) what looks into it is started anew. So is
+//! what ended by itself: with the node, or after a while that grows from time to time.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use peer_observer_bus::{Bus, Publisher};
@@ -18,6 +19,7 @@ use peer_observer_node::names::Names;
 use peer_observer_node::sockets;
 use peer_observer_node::windows::{Closed, IpcWindow, LogWindow, RpcWindow, Windows};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::components::{ExtractorKind, Sections};
@@ -28,6 +30,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 /// What looks into a node ends within this time.
 const END: Duration = Duration::from_secs(1);
+/// What ended by itself is started again after this time, after twice as long the next time, and so on.
+const AGAIN: Duration = Duration::from_secs(10);
+/// How often that time doubles, at most: to about an hour and a half.
+const DOUBLINGS: u32 = 9;
 
 /// The nodes that the settings ask for and that run now. `seen` are programs of nodes that were found before: a program that was
 /// replaced runs on.
@@ -63,12 +69,17 @@ pub(crate) fn who_dials(settings: ebpf::Config, names: Arc<Names>) -> p2p::WhoDi
 
 /// Looks into the nodes that are found, until `stop`.
 pub(crate) struct Follower {
+    starter: Starter,
+    names: Arc<Names>,
+    followed: BTreeMap<Arc<str>, Followed>,
+}
+
+/// Starts what looks into nodes.
+struct Starter {
     bus: Bus,
     sections: Arc<Sections>,
-    names: Arc<Names>,
     page: rpc::Page,
     stop: CancellationToken,
-    followed: BTreeMap<Arc<str>, Followed>,
 }
 
 /// A node that is looked into.
@@ -87,9 +98,31 @@ struct Followed {
 struct Look {
     stop: CancellationToken,
     task: JoinHandle<()>,
+    begun: Instant,
+    /// How often it was started because the one before had ended by itself.
+    again: u32,
 }
 
 impl Look {
+    fn new(stop: CancellationToken, task: JoinHandle<()>) -> Self {
+        Look { stop, task, begun: Instant::now(), again: 0 }
+    }
+
+    /// It ended by itself, and that it was started is long enough ago.
+    fn is_due(&self) -> bool {
+        self.task.is_finished() && self.begun.elapsed() >= AGAIN * 2_u32.pow(self.again.min(DOUBLINGS))
+    }
+
+    /// Goes on for a node that was started again, if it still can and the window is the same.
+    async fn take_over(before: Option<Self>, is_same: bool) -> Option<Self> {
+        let look = before?;
+        if is_same && !look.task.is_finished() {
+            return Some(look);
+        }
+        look.end().await;
+        None
+    }
+
     async fn end(self) {
         self.stop.cancel();
         if tokio::time::timeout(END, self.task).await.is_err() {
@@ -107,7 +140,8 @@ impl Follower {
         page: rpc::Page,
         stop: CancellationToken,
     ) -> Self {
-        Follower { bus, sections: Arc::new(sections), names, page, stop, followed: BTreeMap::new() }
+        let starter = Starter { bus, sections: Arc::new(sections), page, stop };
+        Follower { starter, names, followed: BTreeMap::new() }
     }
 
     /// Follows them until it is told to stop.
@@ -116,10 +150,10 @@ impl Follower {
         loop {
             tokio::select! {
                 _ = look.tick() => {}
-                () = self.stop.cancelled() => break,
+                () = self.starter.stop.cancelled() => break,
             }
             let seen: Vec<FileId> = self.followed.values().map(|followed| followed.program).collect();
-            let sections = self.sections.clone();
+            let sections = self.starter.sections.clone();
             let running = tokio::task::spawn_blocking(move || nodes(&sections.ebpf, &seen)).await?;
             self.meet(&running).await;
             self.part(&running).await;
@@ -130,13 +164,14 @@ impl Follower {
         Ok(())
     }
 
-    /// Looks into nodes that are new, or changed.
+    /// Looks into nodes that are new, or changed, or no longer looked into.
     async fn meet(&mut self, running: &[NodeProcess]) {
         for node in running {
             let name = self.names.name(node);
             if let Some(followed) = self.followed.get_mut(&name) {
                 if followed.is(node) {
                     followed.gone_since = None;
+                    self.starter.start(&name, followed);
                     continue;
                 }
                 // Only one of two that were given the same name can be followed.
@@ -145,7 +180,7 @@ impl Follower {
                 }
             }
             let before = self.followed.remove(&name);
-            let followed = self.follow(&name, node, before).await;
+            let followed = self.starter.follow(&name, node, before).await;
             self.followed.insert(name, followed);
         }
     }
@@ -168,7 +203,10 @@ impl Follower {
             }
         }
     }
+}
 
+impl Starter {
+    /// Looks into a node; what looked into it before goes on where it can.
     async fn follow(&self, name: &Arc<str>, node: &NodeProcess, before: Option<Followed>) -> Followed {
         let windows = Windows::of(node);
         let run = &self.sections.run;
@@ -185,40 +223,35 @@ impl Follower {
         );
         let (mut rpc, mut log, mut ipc) = (None, None, None);
         if let Some(before) = before {
-            match before.windows.rpc == windows.rpc {
-                true => rpc = before.rpc,
-                false => end(before.rpc).await,
-            }
-            match before.windows.log == windows.log {
-                true => log = before.log,
-                false => end(before.log).await,
-            }
-            match before.windows.ipc == windows.ipc {
-                true => ipc = before.ipc,
-                false => end(before.ipc).await,
-            }
-        }
-        if rpc.is_none()
-            && !run.no_rpc
-            && let Ok(found) = &windows.rpc
-        {
-            rpc = Some(self.ask(name, found));
-        }
-        if log.is_none()
-            && !run.no_log
-            && let Ok(found) = &windows.log
-        {
-            log = Some(self.read(name, found));
-        }
-        if ipc.is_none()
-            && ipc::IS_BUILT
-            && !run.no_ipc
-            && let Ok(found) = &windows.ipc
-        {
-            ipc = Some(self.wait(name, found));
+            rpc = Look::take_over(before.rpc, before.windows.rpc == windows.rpc).await;
+            log = Look::take_over(before.log, before.windows.log == windows.log).await;
+            ipc = Look::take_over(before.ipc, before.windows.ipc == windows.ipc).await;
         }
         let (pid, started, program) = (node.pid, node.started, node.file);
-        Followed { pid, started, program, gone_since: None, windows, rpc, log, ipc }
+        let mut followed = Followed { pid, started, program, gone_since: None, windows, rpc, log, ipc };
+        self.start(name, &mut followed);
+        followed
+    }
+
+    /// Starts what is to look into a node and does not.
+    fn start(&self, name: &Arc<str>, node: &mut Followed) {
+        let run = &self.sections.run;
+        if !run.no_rpc
+            && let Ok(found) = &node.windows.rpc
+        {
+            renew(&mut node.rpc, || self.ask(name, found));
+        }
+        if !run.no_log
+            && let Ok(found) = &node.windows.log
+        {
+            renew(&mut node.log, || self.read(name, found));
+        }
+        if ipc::IS_BUILT
+            && !run.no_ipc
+            && let Ok(found) = &node.windows.ipc
+        {
+            renew(&mut node.ipc, || self.wait(name, found));
+        }
     }
 
     fn ask(&self, name: &Arc<str>, found: &RpcWindow) -> Look {
@@ -259,7 +292,7 @@ impl Follower {
                 tracing::error!(node = %name, extractor = extractor.name(), %error, "an extractor of this node failed");
             }
         });
-        Look { stop, task }
+        Look::new(stop, task)
     }
 }
 
@@ -271,6 +304,16 @@ impl Followed {
     async fn end(self) {
         tokio::join!(end(self.rpc), end(self.log), end(self.ipc));
     }
+}
+
+/// Starts what was never started, or has ended and is due.
+fn renew(look: &mut Option<Look>, start: impl FnOnce() -> Look) {
+    let again = match look {
+        None => 0,
+        Some(over) if over.is_due() => over.again + 1,
+        Some(_) => return,
+    };
+    *look = Some(Look { again, ..start() });
 }
 
 async fn end(look: Option<Look>) {
@@ -285,5 +328,61 @@ fn shown<T>(window: Option<&Result<T, Closed>>, open: impl Fn(&T) -> String) -> 
         None => "not asked for".into(),
         Some(Ok(window)) => open(window),
         Some(Err(closed)) => format!("{closed}; in bitcoin.conf: {}", closed.lines()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A follower whose rpc extractors end at once, as their login is half a one.
+    fn follower() -> Follower {
+        let mut sections = Sections::default();
+        sections.rpc.rpc_user = Some("u".into());
+        (sections.run.no_log, sections.run.no_ipc) = (true, true);
+        let names = Arc::new(Names::new(Vec::new()));
+        Follower::new(Bus::in_process(), sections, names, rpc::Page::default(), CancellationToken::new())
+    }
+
+    fn look(follower: &Follower) -> &Look {
+        let followed = follower.followed.values().next().expect("a node that is followed");
+        followed.rpc.as_ref().expect("a look")
+    }
+
+    async fn until_it_ends(follower: &Follower) {
+        while !look(follower).task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_looks_into_a_node_and_ended_begins_again_with_the_node() {
+        let node = discover::process(std::process::id()).unwrap();
+        let mut follower = follower();
+        follower.meet(std::slice::from_ref(&node)).await;
+        until_it_ends(&follower).await;
+        let begun = look(&follower).begun;
+        let restarted = NodeProcess { started: node.started + 1, ..node };
+        follower.meet(&[restarted]).await;
+        assert!(look(&follower).begun > begun);
+        assert_eq!(look(&follower).again, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_looks_into_a_node_and_ends_again_and_again_is_started_less_and_less_often() {
+        let node = discover::process(std::process::id()).unwrap();
+        let mut follower = follower();
+        let mut starts = Vec::new();
+        for second in 0..20_000_u64 {
+            follower.meet(std::slice::from_ref(&node)).await;
+            until_it_ends(&follower).await;
+            if starts.len() as u32 == look(&follower).again {
+                starts.push(second);
+            }
+            tokio::time::advance(LOOK_EVERY).await;
+        }
+        assert_eq!(starts[..5], [0, 10, 30, 70, 150]);
+        let pauses: Vec<u64> = starts.windows(2).map(|two| two[1] - two[0]).collect();
+        assert!(pauses.is_sorted() && pauses.last() == Some(&5120), "{pauses:?}");
     }
 }
