@@ -289,7 +289,10 @@ impl Parts {
         }
         let unsent = bus.close(DELIVER.saturating_sub(begin.elapsed())).await;
         if unsent > 0 {
-            tracing::error!(events = unsent, "stopped before these events reached nats: they are lost, but for lines of logs, which are read again");
+            tracing::error!(
+                events = unsent,
+                "stopped before these events reached nats: they are lost, but for lines of logs, which are read again"
+            );
         }
         let tools = async {
             while let Some(ended) = self.tools.join_next().await {

@@ -185,7 +185,7 @@ pub async fn run(config: Config, publisher: Publisher, stop: CancellationToken) 
         Named::File(path) => {
             state = State::open(config.log_state.as_deref(), path);
             let position = state.as_ref().and_then(State::position);
-            Source::File(Follower::new(path, position, Begin::End))
+            Source::File(Box::new(Follower::new(path, position, Begin::End)))
         }
     };
     work(config.log_node.as_str().into(), source, state, publisher, stop).await
@@ -204,7 +204,7 @@ pub async fn run_found(
     let state = State::open(None, &found.known_as);
     let position = state.as_ref().and_then(State::position);
     let follower = Follower::new(found.path, position, Begin::End).with_access(found.access);
-    work(node, Source::File(follower), state, publisher, stop).await
+    work(node, Source::File(Box::new(follower)), state, publisher, stop).await
 }
 
 /// Whether the log of a node that was found can be read, for `doctor`.

@@ -35,7 +35,7 @@ pub(super) enum Got {
 
 /// Where the bytes come from.
 pub(super) enum Source {
-    File(Follower),
+    File(Box<Follower>),
     Pipe(Pipe),
     Stdin(Stdin),
 }

@@ -731,6 +731,7 @@ fn of_user(uid: u32) -> Access {
 /// A login that is refused is counted by the server, so it sees all that it is sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_of_the_settings_is_sent_only_to_nodes_whose_user_may_know_it() {
+    type Set = fn(Config, PathBuf) -> Config;
     const STRANGER: u32 = 54_321;
     let folder = tempfile::tempdir().unwrap();
     let private = folder.path().join("private");
@@ -741,7 +742,7 @@ async fn a_login_of_the_settings_is_sent_only_to_nodes_whose_user_may_know_it() 
         set_mode(file, mode);
     }
     let server = server();
-    let settings = |set: fn(Config, PathBuf) -> Config, file: &PathBuf| {
+    let settings = |set: Set, file: &PathBuf| {
         let none = Config { rpc_user: None, rpc_password: None, ..config_for(&server) };
         set(none, file.clone())
     };
@@ -752,7 +753,7 @@ async fn a_login_of_the_settings_is_sent_only_to_nodes_whose_user_may_know_it() 
         |config, _| Config { rpc_user: Some("u".into()), rpc_password: Some("p".into()), ..config };
     let own = User::of_process(std::process::id()).unwrap().uid;
     let elsewhere = Access::new(User { uid: 0, gids: vec![0] }, folder.path().join("container"));
-    let cases: [(fn(Config, PathBuf) -> Config, _, _, bool); 9] = [
+    let cases: [(Set, _, _, bool); 9] = [
         (cookie, &private, of_user(STRANGER), false),
         (cookie, &open, of_user(STRANGER), true),
         (cookie, &private, of_user(own), true),
