@@ -298,10 +298,12 @@ impl Worker {
     fn run(mut self, stop: &CancellationToken) {
         let mut buffer = vec![0; CHUNK];
         let mut keep_at = Instant::now() + KEEP_EVERY;
+        let mut is_known = false;
         while !stop.is_cancelled() {
             match self.source.step(&mut buffer) {
                 Ok(Got::Bytes(n)) => {
                     self.trouble = None;
+                    is_known = true;
                     self.take(&buffer[..n]);
                     if n == CHUNK {
                         std::thread::sleep(PACE);
@@ -312,7 +314,13 @@ impl Worker {
                 }
                 Ok(Got::Break(why)) => self.begin_anew(why),
                 Ok(Got::End) => break,
-                Ok(Got::Nothing) => wait(self.source.patience(), stop),
+                Ok(Got::Nothing) => {
+                    if !is_known && self.source.is_missing() {
+                        tracing::warn!(log = %self.source, "the log is not there yet, waiting for it");
+                        is_known = true;
+                    }
+                    wait(self.source.patience(), stop);
+                }
                 Err(error) => {
                     let error = error.to_string();
                     if self.trouble.as_ref() != Some(&error) {
@@ -333,7 +341,8 @@ impl Worker {
         }
         self.keep();
         self.hand_on();
-        tracing::info!(source = %self.source, counts = ?self.reporter.counts, "done with the log");
+        let Counts { lines, cut, not_utf8, gaps, .. } = self.reporter.counts;
+        tracing::info!(source = %self.source, lines, cut, not_utf8, gaps, "done with the log");
     }
 
     fn take(&mut self, bytes: &[u8]) {

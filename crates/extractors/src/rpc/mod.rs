@@ -54,7 +54,7 @@ pub use page::Page;
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a user sets the address for metrics.
-const METRICS_FLAG: &str = "--prometheus-address";
+const METRICS_FLAG: &str = "--prometheus-address (of `run`: --set rpc.prometheus_address=ADDRESS:PORT)";
 
 /// Why the RPC extractor cannot run.
 #[derive(Debug, thiserror::Error)]

@@ -23,7 +23,7 @@ export function show(app, root) {
     if (wanted !== shape) {
       shape = wanted;
       put(grid,
-        own ? panel("By network", null, networks.element) : panel("By network", null, nothing("No answer of getaddrmaninfo yet", "The address manager is told over RPC. With a user and password of the node, or its cookie:", "peer-observer extract rpc")),
+        own ? panel("By network", null, networks.element) : panel("By network", null, nothing("No answer of getaddrmaninfo yet", "The address manager is told over RPC. peer-observer run asks by itself, if bitcoin.conf has server=1; beside a NATS server this does:", "peer-observer extract rpc")),
         app.limited ? panel("Netgroups, sources, autonomous systems", null, nothing("Hidden", "What leads to addresses is not shown in limited mode.")) : null,
         data.tables ? panel("Netgroups", "w6", groups.element) : null,
         data.tables ? panel("Sources", "w6", sources.element) : null,

@@ -51,7 +51,7 @@ export function show(app, root, parameters) {
 
   function redraw() {
     const shown = lines.filter(wanted).slice(-SHOWN);
-    put(box, shown.length ? shown.map(element) : nothingAtAll(lines.length ? "No line matches" : "No line yet", ...(lines.length ? [] : ["The log is told by peer-observer extract log --log-file DEBUG.LOG."])));
+    put(box, shown.length ? shown.map(element) : nothingAtAll(lines.length ? "No line matches" : "No line yet", ...(lines.length ? [] : ["peer-observer run reads the node's debug.log by itself; beside a NATS server, peer-observer extract log --log-file DEBUG.LOG does."])));
     end();
     say();
   }
