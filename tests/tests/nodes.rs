@@ -267,6 +267,86 @@ async fn block_times_of_an_older_node_are_told_in_nanoseconds() {
     }
 }
 
+/// What is where a probe is, until something is attached to it.
+const NO_OPERATION: &[u8] = if cfg!(target_arch = "x86_64") { &[0x90] } else { &[0x1f, 0x20, 0x03, 0xd5] };
+
+/// Asserts that the code of a node is what its file says, but for breakpoints where its own probes are.
+fn assert_code_is_its_own(standin: &StandIn) {
+    let changed = standin.changed_code().unwrap();
+    assert!(
+        changed.iter().all(|byte| NO_OPERATION.contains(byte)),
+        "breakpoints in its instructions: {changed:x?}"
+    );
+}
+
+/// What is written over the program before each start.
+const OVERWRITTEN: [Variant; 4] = [Variant::Core30, Variant::Core24, Variant::Patched, Variant::Core24];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_is_overwritten_between_two_starts_is_never_hit_by_probes_of_the_one_before() {
+    require!(need::root());
+    let bus = Bus::in_process();
+    let kept = Kept::of(&bus);
+    let binary = Binary::install(Variant::Patched).unwrap();
+    let mut extractor = Extractor::start(only(&binary), &bus);
+    let rounds = OVERWRITTEN.iter().cycle().take(12);
+    let mut fired = 0;
+    for variant in rounds {
+        binary.overwrite(*variant).unwrap();
+        // At once: nobody has looked at the new program.
+        let mut standin = binary.start(&Config::pings(100)).unwrap();
+        assert_code_is_its_own(&standin);
+        assert_eq!(extractor.watched().await.pid, standin.pid());
+        assert_code_is_its_own(&standin);
+        assert!(!standin.changed_code().unwrap().is_empty(), "it is attached to");
+        standin.go().unwrap();
+        let report = standin.report(LONG).unwrap();
+        assert_eq!((report.fired, report.not_attached), (100, 0), "{variant:?}");
+        fired += report.fired;
+        standin.kill().unwrap();
+    }
+    until("all hits are seen", || kept.look(Account::total) == fired).await;
+    extractor.stop().await;
+    let account = kept.close(&bus).await;
+    assert_eq!((account.total(), account.total_lost()), (fired, 0));
+    account.assert_books_are_even();
+}
+
+#[test]
+fn a_program_of_another_user_is_attached_to_process_by_process() {
+    require!(need::root());
+    const NOBODY: u32 = 65_534;
+    let binary = Binary::install(Variant::Patched).unwrap();
+    // A lease on it would need a capability that is given up.
+    std::os::unix::fs::chown(binary.path(), Some(NOBODY), None).unwrap();
+    let mut program =
+        program::start(&["run", "--no-metrics", "--no-web", "-b", &binary.path().display().to_string()]);
+    program.wait_for_line(|line| line.contains("waiting for one to start"), LONG).unwrap();
+    for variant in OVERWRITTEN {
+        binary.overwrite(variant).unwrap();
+        let mut standins = [(); 2].map(|()| binary.start(&Config::pings(3)).unwrap());
+        for standin in &standins {
+            assert_code_is_its_own(standin);
+        }
+        for _ in &standins {
+            program.wait_for_line(|line| line.contains("watching"), LONG).unwrap();
+        }
+        for standin in &mut standins {
+            standin.go().unwrap();
+            assert_eq!(standin.report(LONG).unwrap().fired, 3);
+        }
+        for _ in 0..6 {
+            program.wait_for_line(|line| line.contains("<--") && line.contains("Ping"), LONG).unwrap();
+        }
+        for mut standin in standins {
+            assert_code_is_its_own(&standin);
+            standin.kill().unwrap();
+        }
+    }
+    assert!(!program.take_lines().iter().any(|line| line.contains("<--")), "each hit is seen once");
+    assert!(program::terminate(program));
+}
+
 /// Starts `run` for one program.
 fn run(standin: &StandIn) -> Process {
     let binary = standin.binary().path().display().to_string();

@@ -33,8 +33,13 @@ pub struct FileId {
 impl FileId {
     /// Identity of the file at `path`, or nothing if there is none.
     pub fn of(path: &Path) -> Option<Self> {
-        let meta = fs::metadata(path).ok()?;
-        Some(FileId { device: meta.dev(), inode: meta.ino() })
+        fs::metadata(path).ok().map(|meta| FileId::from(&meta))
+    }
+}
+
+impl From<&fs::Metadata> for FileId {
+    fn from(meta: &fs::Metadata) -> Self {
+        FileId { device: meta.dev(), inode: meta.ino() }
     }
 }
 
@@ -84,6 +89,19 @@ pub struct Wanted {
     pub files: Vec<FileId>,
     /// Processes by id.
     pub pids: Vec<u32>,
+    /// Processes that were nodes before: they are, whatever their program is called by now.
+    pub met: Vec<Met>,
+}
+
+/// A node that was found before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Met {
+    /// Its process id.
+    pub pid: u32,
+    /// Start of the process, as [`NodeProcess::started`].
+    pub started: u64,
+    /// Its program's file.
+    pub file: FileId,
 }
 
 /// The nodes that run now, by process id. Processes that end meanwhile, or may not be looked at, are left out.
@@ -95,12 +113,17 @@ pub fn running(wanted: &Wanted) -> Vec<NodeProcess> {
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter_map(|pid| {
             let exe = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-            let wanted = (by_name && has_node_name(&exe))
+            let is_wanted = (by_name && has_node_name(&exe))
                 || wanted.pids.contains(&pid)
                 || (!wanted.files.is_empty()
                     && FileId::of(Path::new(&format!("/proc/{pid}/exe")))
                         .is_some_and(|f| wanted.files.contains(&f)));
-            if wanted { look_at(pid, exe) } else { None }
+            if !is_wanted && !wanted.met.iter().any(|met| met.pid == pid) {
+                return None;
+            }
+            let node = look_at(pid, exe)?;
+            let met = Met { pid, started: node.started, file: node.file };
+            (is_wanted || wanted.met.contains(&met)).then_some(node)
         })
         .collect();
     found.sort_by_key(|n| n.pid);

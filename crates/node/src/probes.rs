@@ -4,6 +4,7 @@
 //! and argument forms. Format: <https://sourceware.org/systemtap/wiki/UserSpaceProbeImplementation>
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::Path;
 
 use object::read::elf::{FileHeader, SectionHeader};
@@ -48,8 +49,16 @@ impl Probes {
     /// # Errors
     /// When the file cannot be read or is no 64-bit ELF file.
     pub fn of_binary(path: &Path) -> Result<Self, Error> {
-        let file = std::fs::File::open(path)
-            .map_err(|source| Error::Read { path: path.display().to_string(), source })?;
+        let file =
+            File::open(path).map_err(|source| Error::Read { path: path.display().to_string(), source })?;
+        Probes::of_file(file, path)
+    }
+
+    /// Reads the notes of a binary that is open. `path` is for people.
+    ///
+    /// # Errors
+    /// When it is no 64-bit ELF file.
+    pub fn of_file(file: File, path: &Path) -> Result<Self, Error> {
         let cache = object::ReadCache::new(std::io::BufReader::new(file));
         parse(&cache).map_err(|e| Error::NotElf { path: path.display().to_string(), reason: e.to_string() })
     }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
@@ -210,6 +210,12 @@ impl Binary {
         write().map_err(|source| Error::Setup { path: new.clone(), source })
     }
 
+    /// Writes another program into its file, as `cp` does. No process may run it.
+    pub fn overwrite(&self, variant: Variant) -> Result<(), Error> {
+        fs::write(&self.path, variant.program())
+            .map_err(|source| Error::Setup { path: self.path.clone(), source })
+    }
+
     /// The file to attach to.
     pub fn path(&self) -> &Path {
         &self.path
@@ -299,6 +305,29 @@ impl StandIn {
         self.process.id()
     }
 
+    /// Where its code is not what its file says: the bytes that the file has there. Breakpoints of a tracer are such places.
+    pub fn changed_code(&self) -> io::Result<Vec<u8>> {
+        let process = PathBuf::from(format!("/proc/{}", self.pid()));
+        let file = fs::read(process.join("exe"))?;
+        let memory = fs::File::open(process.join("mem"))?;
+        let mut changed = Vec::new();
+        for line in fs::read_to_string(process.join("maps"))?.lines() {
+            // 55d0c0a01000-55d0c0a05000 r-xp 00001000 fe:00 1234    /path
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [range, "r-xp", offset, _, _, path] = words[..] else { continue };
+            if Path::new(path) != self.binary.path() {
+                continue;
+            }
+            let number = |hex: &str| u64::from_str_radix(hex, 16).map_err(io::Error::other);
+            let (start, end) = range.split_once('-').ok_or(io::ErrorKind::InvalidData)?;
+            let mut code = vec![0; (number(end)? - number(start)?) as usize];
+            memory.read_exact_at(&mut code, number(start)?)?;
+            let as_in_file = &file[number(offset)? as usize..];
+            changed.extend(as_in_file.iter().zip(&code).filter(|(was, is)| was != is).map(|(was, _)| was));
+        }
+        Ok(changed)
+    }
+
     /// Waits until something is attached to its probes, with [`Start::WhenAttached`].
     pub fn wait_attached(&mut self, timeout: Duration) -> Result<(), Error> {
         self.process.wait_for_line(|line| line == "{\"attached\":true}", timeout)?;
@@ -344,7 +373,6 @@ fn run(binary: &Binary, args: &[OsString]) -> Result<Process, Error> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::os::unix::fs::FileExt;
 
     use object::{Object, ObjectSection};
     use peer_observer_node::hit::{Hit, Tracepoint};

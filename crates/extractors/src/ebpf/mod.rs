@@ -10,7 +10,9 @@
 //! | kernel.rs | loads and attaches them, reads ring and books |
 //! | record.rs | the layout of the kernel's records |
 //! | pipeline.rs | ring to bus: a thread that copies, a thread that decodes and publishes |
-//! | watcher.rs | finds nodes, attaches, follows restarts and upgrades, tells losses |
+//! | watcher.rs | finds nodes, follows restarts and upgrades, tells losses |
+//! | programs.rs | attaches to their programs, and lets go before these change |
+//! | lease.rs | has writers of a program wait until it is let go of |
 //! | nodes.rs | which process is which node |
 //! | clock.rs | kernel time to UNIX time |
 //! | config.rs | flags |
@@ -20,8 +22,10 @@ mod check;
 mod clock;
 mod config;
 pub mod kernel;
+mod lease;
 mod nodes;
 mod pipeline;
+mod programs;
 mod record;
 mod watcher;
 
@@ -32,6 +36,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use peer_observer_bus::Publisher;
+use peer_observer_node::hit::Tracepoint;
 use peer_observer_node::names::Names;
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +46,7 @@ pub use config::{Config, TypeLimit};
 use clock::Offset;
 use kernel::{Kernel, LoadOptions};
 use nodes::Processes;
+use programs::Programs;
 pub use watcher::Watched;
 use watcher::Watcher;
 
@@ -48,6 +54,8 @@ use watcher::Watcher;
 const CHUNKS: usize = 8;
 /// How often to look for nodes that came or went.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often to look whether there is something to do.
+const TICK: Duration = Duration::from_millis(20);
 /// How often to read the kernel's books.
 const BOOKS_EVERY: Duration = Duration::from_secs(1);
 
@@ -152,7 +160,10 @@ fn watch(
     let (work, take_work) = sync_channel(CHUNKS);
     let (give_back, spare) = sync_channel(CHUNKS);
     let decoder = pipeline::Decoder::new(publisher, processes.clone(), offset.clone());
-    let mut watcher = Watcher::new(config, kernel, processes, offset, work.clone(), watching)?;
+    let wanted = Tracepoint::ALL.iter().copied().filter(|t| config.wants(*t)).collect();
+    let programs = Programs::new(kernel, wanted)
+        .map_err(|source| Error::System { doing: "preparing to take leases on programs", source })?;
+    let mut watcher = Watcher::new(config, programs, processes, offset, work.clone(), watching)?;
 
     let reader_stop = Arc::new(AtomicBool::new(false));
     let threads = Threads {
@@ -175,7 +186,7 @@ fn watch(
             watcher.keep_books();
             next_books = now + BOOKS_EVERY;
         }
-        thread::sleep(Duration::from_millis(20));
+        watcher.wait(TICK);
     }
     // In this order nothing is left behind: no new hits, then the rest of the ring, then the books of all of it.
     watcher.detach();

@@ -1,45 +1,30 @@
 //! Follows the nodes of this machine: attaches to their programs, knows their processes, tells their losses.
 //!
-//! Programs are attached to by file and for every process that runs them, so a node that is restarted is followed with nothing
-//! to do. An upgrade puts another file in place: it is seen, and attached to, as soon as it runs, or before, where its path is
-//! known.
+//! A program is attached to for every process that runs it, so a node that is restarted is followed with nothing to do; where that
+//! cannot be (programs.rs), for each process as soon as it is seen. An upgrade puts another file in place: it is seen, and
+//! attached to, as soon as it runs, or before, where its path is known.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use libbpf_rs::Link;
 use peer_observer_bus::loss::What;
 use peer_observer_events::proto::observer::loss::Stage;
-use peer_observer_node::discover::{self, FileId, NodeProcess, Wanted};
+use peer_observer_node::discover::{self, FileId, Met, NodeProcess, Wanted};
 use peer_observer_node::hit::Tracepoint;
-use peer_observer_node::probes::Probes;
 
 use super::check;
 use super::clock::Offset;
 use super::config::Config;
-use super::kernel::{self, Book, Kernel, KernelBooks, NO_PLACE};
+use super::kernel::{Book, KernelBooks, NO_PLACE};
 use super::nodes::Processes;
 use super::pipeline::{Lost, Work};
+use super::programs::{Programs, Reach};
 
 /// How long a process that is gone stays known: its last records are read long before.
 const KEEP_DEAD: Duration = Duration::from_secs(30);
-
-/// An attachment: which file, and for which process only.
-type Key = (FileId, Option<u32>);
-
-/// What tells that a file has changed: its length and the time of its last change.
-#[derive(PartialEq, Eq)]
-struct State(Option<(u64, SystemTime)>);
-
-impl State {
-    fn of(path: &Path) -> Self {
-        let meta = std::fs::metadata(path).ok();
-        State(meta.and_then(|m| Some((m.len(), m.modified().ok()?))))
-    }
-}
 
 /// A node process whose hits are seen from now on.
 #[derive(Debug, Clone)]
@@ -55,6 +40,7 @@ pub(super) type OnWatched = Box<dyn FnMut(&Watched) + Send>;
 
 struct Known {
     started: u64,
+    file: FileId,
     node: Arc<str>,
     gone_since: Option<Instant>,
 }
@@ -95,12 +81,8 @@ fn is_alive(pid: u32) -> bool {
 
 pub(super) struct Watcher {
     config: Config,
-    kernel: Kernel,
+    programs: Programs,
     books: KernelBooks,
-    links: HashMap<Key, Vec<Link>>,
-    probes: HashMap<FileId, Probes>,
-    // With what the file was then: one that is still being written is tried again when it has changed.
-    failed: HashMap<Key, State>,
     // Of nodes that were seen in our own file system: what is put there later is the same node's next program.
     paths: HashSet<PathBuf>,
     known: HashMap<u32, Known>,
@@ -119,19 +101,16 @@ pub(super) struct Watcher {
 impl Watcher {
     pub(super) fn new(
         config: Config,
-        kernel: Kernel,
+        programs: Programs,
         processes: Arc<Processes>,
         offset: Arc<Mutex<Offset>>,
         work: SyncSender<Work>,
         watching: OnWatched,
     ) -> Result<Self, super::kernel::Error> {
         Ok(Watcher {
-            books: kernel.books()?,
+            books: programs.books()?,
             config,
-            kernel,
-            links: HashMap::new(),
-            probes: HashMap::new(),
-            failed: HashMap::new(),
+            programs,
             paths: HashSet::new(),
             known: HashMap::new(),
             strangers: Strangers::default(),
@@ -152,8 +131,8 @@ impl Watcher {
         let files = self.files_at_paths();
         // A program that is known by its path is attached to before it runs, so that nothing of its start is missed.
         if pid.is_none() {
-            for (path, file) in &files {
-                self.attach(path, *file, None);
+            for (path, _) in &files {
+                self.programs.attach(path, Reach::All(None));
             }
         }
         let running = match pid {
@@ -163,17 +142,28 @@ impl Watcher {
                 if !self.config.bitcoind_path.is_empty() {
                     wanted.files.extend(files.iter().map(|f| f.1));
                     // What was attached to is watched on when its file is replaced.
-                    wanted.files.extend(self.links.keys().map(|k| k.0));
+                    wanted.files.extend(self.programs.files());
                 }
+                // Those that were met are followed on when their program gets another name.
+                let known = self.known.iter();
+                wanted.met = known
+                    .map(|(pid, known)| Met { pid: *pid, started: known.started, file: known.file })
+                    .collect();
                 discover::running(&wanted)
             }
         };
         for node in &running {
-            self.attach(&node.exe_link(), node.file, pid.flatten());
+            let reach = if pid.is_some() || !is_in_our_root(node) {
+                // Containers of one image have one program under many ids: by file, each hit would be seen once for each.
+                Reach::One(node)
+            } else {
+                Reach::All(Some(node))
+            };
+            self.programs.attach(&node.exe_link(), reach);
             self.meet(node);
         }
         self.part(&running);
-        self.detach_unused(&running, &files);
+        self.programs.keep(&running, &files);
         self.say_what_is_missing(&running);
     }
 
@@ -192,59 +182,6 @@ impl Watcher {
         paths.filter_map(|p| Some((p.clone(), FileId::of(p)?))).collect()
     }
 
-    fn attach(&mut self, path: &Path, file: FileId, pid: Option<u32>) {
-        let key = (file, pid);
-        if self.links.contains_key(&key) {
-            return;
-        }
-        let state = State::of(path);
-        if self.failed.get(&key) == Some(&state) {
-            return;
-        }
-        let probes = match Probes::of_binary(path) {
-            Ok(probes) => probes,
-            Err(error) => {
-                tracing::error!(%error, "cannot look for tracepoints");
-                self.failed.insert(key, state);
-                return;
-            }
-        };
-        let wanted: Vec<Tracepoint> =
-            Tracepoint::ALL.iter().copied().filter(|t| self.config.wants(*t)).collect();
-        let mut links = Vec::new();
-        // Messages come last, so that no message is seen of a connection that was not.
-        for tracepoint in wanted.iter().rev().copied().filter(|t| probes.has(*t)) {
-            match self.kernel.attach(path, pid, tracepoint) {
-                Ok(link) => links.push(link),
-                Err(error) => tracing::error!(
-                    tracepoint = tracepoint.as_str(), program = %path.display(), %error,
-                    "cannot attach: run as root, or with CAP_BPF and CAP_PERFMON"
-                ),
-            }
-        }
-        if links.is_empty() {
-            self.failed.insert(key, state);
-            say_why_nothing_is_attached(path, &probes);
-            return;
-        }
-        let lacking: Vec<&str> = wanted
-            .iter()
-            .filter(|t| !probes.has(**t) && t.provider() != "addrman")
-            .map(|t| t.as_str())
-            .collect();
-        tracing::info!(
-            program = %path.display(), tracepoints = links.len(), core = probes.release(), "attached"
-        );
-        if !lacking.is_empty() {
-            tracing::warn!(
-                program = %path.display(), missing = lacking.join(" "), core = probes.release(),
-                "this node lacks tracepoints, as older releases do: what they tell will be missing"
-            );
-        }
-        self.probes.insert(file, probes);
-        self.links.insert(key, links);
-    }
-
     /// Makes a running process known.
     fn meet(&mut self, node: &NodeProcess) {
         if let Some(known) = self.known.get_mut(&node.pid)
@@ -253,10 +190,8 @@ impl Watcher {
             known.gone_since = None;
             return;
         }
-        let Some(probes) = self.probes.get(&node.file) else { return };
-        if self.config.bitcoind_path.is_empty()
-            && FileId::of(&node.host_path(Path::new("/"))) == FileId::of(Path::new("/"))
-        {
+        let Some(probes) = self.programs.probes(node.file) else { return };
+        if self.config.bitcoind_path.is_empty() && is_in_our_root(node) {
             self.paths.insert(node.exe.clone());
         }
         let name = self.processes.meet(node, probes);
@@ -265,7 +200,8 @@ impl Watcher {
             program = %node.exe.display(), "watching"
         );
         (self.watching)(&Watched { node: name.clone(), pid: node.pid });
-        self.known.insert(node.pid, Known { started: node.started, node: name, gone_since: None });
+        let known = Known { started: node.started, file: node.file, node: name, gone_since: None };
+        self.known.insert(node.pid, known);
         self.said_none = false;
     }
 
@@ -308,16 +244,6 @@ impl Watcher {
         for pid in self.strangers.gone(&strangers, is_alive, Instant::now()) {
             self.forget(pid);
         }
-    }
-
-    /// Lets go of replaced files that nobody runs any more, and of processes that ended.
-    fn detach_unused(&mut self, running: &[NodeProcess], files: &[(PathBuf, FileId)]) {
-        let mut used: HashSet<FileId> = running.iter().map(|n| n.file).collect();
-        used.extend(files.iter().map(|f| f.1));
-        let pids: HashSet<u32> = running.iter().map(|n| n.pid).collect();
-        self.links.retain(|(file, pid), _| pid.map_or(used.contains(file), |pid| pids.contains(&pid)));
-        self.probes.retain(|file, _| used.contains(file));
-        self.failed.retain(|(file, _), _| used.contains(file));
     }
 
     fn say_what_is_missing(&mut self, running: &[NodeProcess]) {
@@ -388,23 +314,19 @@ impl Watcher {
 
     /// Lets go of everything: nothing new comes after this.
     pub(super) fn detach(&mut self) {
-        kernel::detach(self.links.drain().flat_map(|(_, links)| links).collect());
+        self.programs.detach();
+    }
+
+    /// Waits for so long, or for shorter when a program is to be written, which waits for us.
+    pub(super) fn wait(&mut self, at_most: Duration) {
+        self.programs.wait(at_most);
     }
 }
 
-fn say_why_nothing_is_attached(path: &Path, probes: &Probes) {
-    if probes.any() {
-        tracing::error!(
-            program = %path.display(),
-            "none of the wanted tracepoints could be attached: `peer-observer doctor` tells what is missing"
-        );
-    } else {
-        tracing::error!(
-            program = %path.display(),
-            "this program has no tracepoints: use a release of Bitcoin Core 22 or later for Linux, or build with -DWITH_USDT=ON \
-             (and systemtap-sdt-dev installed)"
-        );
-    }
+/// It is in no container: its paths lead us to the same files.
+fn is_in_our_root(node: &NodeProcess) -> bool {
+    let root = Path::new("/");
+    FileId::of(&node.host_path(root)) == FileId::of(root)
 }
 
 #[cfg(test)]
