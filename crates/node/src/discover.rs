@@ -260,6 +260,34 @@ mod tests {
     }
 
     #[test]
+    fn a_node_whose_program_gets_another_name_is_one_still() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, old) = (folder.path().join("bitcoind"), folder.path().join("bitcoind.old"));
+        fs::copy("/bin/sleep", &path).unwrap();
+        let mut child = std::process::Command::new(&path).arg("1000").spawn().unwrap();
+        let is_among = |wanted: &Wanted| running(wanted).into_iter().find(|n| n.pid == child.id());
+        let node = loop {
+            if let Some(node) = is_among(&Wanted::default()) {
+                break node;
+            }
+        };
+        fs::rename(&path, &old).unwrap();
+        fs::copy("/bin/true", &path).unwrap();
+        assert_eq!(is_among(&Wanted::default()), None);
+        let met = Met { pid: node.pid, started: node.started, file: node.file };
+        let wanted = Wanted { met: vec![met], ..Wanted::default() };
+        assert_eq!(is_among(&wanted).unwrap().exe, old);
+        // Another process that has its id by now is not meant.
+        for other in
+            [Met { started: met.started + 1, ..met }, Met { file: FileId { device: 1, inode: 1 }, ..met }]
+        {
+            assert_eq!(is_among(&Wanted { met: vec![other], ..Wanted::default() }), None);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
     fn a_process_that_is_being_started_is_no_node_yet() {
         for _ in 0..100 {
             let mut child = std::process::Command::new("sh")
