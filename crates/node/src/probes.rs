@@ -14,6 +14,8 @@ use crate::hit::Tracepoint;
 
 /// Notes of a binary are small; a larger section is not a node's.
 const MAX_NOTES: u64 = 16 << 20;
+/// So is its table of sections, bytes: a node has some forty, of 64 bytes.
+const MAX_SECTION_TABLE: u64 = 1 << 20;
 
 /// Why the tracepoints of a binary are not known.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +62,11 @@ impl Probes {
     /// When it is no 64-bit ELF file.
     pub fn of_file(file: File, path: &Path) -> Result<Self, Error> {
         let cache = object::ReadCache::new(std::io::BufReader::new(file));
-        parse(&cache).map_err(|e| Error::NotElf { path: path.display().to_string(), reason: e.to_string() })
+        let failed = |reason: String| Error::NotElf { path: path.display().to_string(), reason };
+        if section_table_bytes(&cache).map_err(|e| failed(e.to_string()))? > MAX_SECTION_TABLE {
+            return Err(failed("its table of sections is too large".into()));
+        }
+        parse(&cache).map_err(|e| failed(e.to_string()))
     }
 
     /// The binary has this tracepoint.
@@ -101,18 +107,29 @@ impl Probes {
     }
 }
 
+/// Length of the table of sections. Whoever wrote the file says how much of it is read: in a header without a number of sections, it is
+/// any number of 32 bits.
+fn section_table_bytes<'a, R: object::ReadRef<'a>>(data: R) -> object::Result<u64> {
+    let header = elf::FileHeader64::<Endianness>::parse(data)?;
+    let sections = header.shnum(header.endian()?, data)?;
+    Ok(u64::from(sections) * size_of::<elf::SectionHeader64<Endianness>>() as u64)
+}
+
 fn parse<'a, R: object::ReadRef<'a>>(data: R) -> object::Result<Probes> {
     let header = elf::FileHeader64::<Endianness>::parse(data)?;
     let endian = header.endian()?;
     let sections = header.sections(endian, data)?;
     let mut probes = Probes::default();
+    // One section has them all, but there can be any number of that name.
+    let mut notes_left = MAX_NOTES;
     for section in sections.iter() {
         if section.sh_type(endian) != elf::SHT_NOTE
             || sections.section_name(endian, section)? != b".note.stapsdt"
-            || section.sh_size(endian) > MAX_NOTES
+            || section.sh_size(endian) > notes_left
         {
             continue;
         }
+        notes_left -= section.sh_size(endian);
         let Some(mut notes) = section.notes(endian, data)? else { continue };
         while let Some(note) = notes.next()? {
             // Three addresses (probe, base, semaphore), then provider, name and arguments, each ended by a NUL.
@@ -144,5 +161,23 @@ mod tests {
     fn what_is_no_program_is_an_error() {
         assert!(matches!(Probes::of_binary(Path::new("/etc/passwd")), Err(Error::NotElf { .. })));
         assert!(matches!(Probes::of_binary(Path::new("/nonexistent")), Err(Error::Read { .. })));
+    }
+
+    /// A file of 8 GiB that takes no room, whose header says that its table of sections is almost all of it.
+    #[test]
+    fn a_table_of_sections_that_is_too_large_is_not_read() {
+        use std::os::unix::fs::FileExt;
+        const FILE: u64 = 8 << 30;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(FILE).unwrap();
+        let mut header = std::fs::read("/bin/true").unwrap();
+        header.truncate(64);
+        // e_shoff, and no e_shnum: then it is sh_size of the first section.
+        header[40..48].copy_from_slice(&4096u64.to_le_bytes());
+        header[60..62].fill(0);
+        file.as_file().write_all_at(&header, 0).unwrap();
+        file.as_file().write_all_at(&(FILE / 64 - 4096).to_le_bytes(), 4096 + 32).unwrap();
+        let error = Probes::of_binary(file.path()).unwrap_err();
+        assert!(error.to_string().contains("table of sections is too large"), "{error}");
     }
 }
