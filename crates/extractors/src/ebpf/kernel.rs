@@ -49,6 +49,9 @@ fn load_hint(error: &libbpf_rs::Error) -> &'static str {
         ErrorKind::PermissionDenied => {
             "run as root, or give the program CAP_BPF and CAP_PERFMON; `peer-observer doctor` tells more"
         }
+        ErrorKind::TooBig => {
+            "this kernel's verifier looks at more of them than it has patience for: please report this with `uname -r` and the settings"
+        }
         ErrorKind::InvalidInput => "the kernel may be too old: Linux 5.15 or later is needed",
         _ => "`peer-observer doctor` tells what this machine lacks",
     }
@@ -373,4 +376,53 @@ pub fn route_libbpf_messages(level: PrintLevel) {
         }
     }
     libbpf_rs::set_print(Some((level, print)));
+}
+
+#[cfg(test)]
+mod tests {
+    use peer_observer_testkit::{need, require};
+
+    use super::*;
+
+    /// The verifier gives up at 1,000,000, and older kernels need more than newer ones for the same program.
+    const MOST_INSTRUCTIONS: u64 = 150_000;
+
+    /// How many instructions the verifier looked at, by program.
+    fn verified(kernel: &Kernel) -> Vec<(String, u64)> {
+        let programs = kernel.object.progs();
+        programs
+            .filter_map(|program| {
+                let info = format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd());
+                let info = std::fs::read_to_string(info).unwrap();
+                let count = info.lines().find_map(|line| line.strip_prefix("verified_insns:"))?;
+                Some((program.name().to_string_lossy().into_owned(), count.trim().parse().unwrap()))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_programs_are_far_from_what_the_verifier_refuses_whatever_is_set() {
+        require!(need::root());
+        for (max_payload, limits) in [
+            (MAX_PAYLOAD, &[][..]),
+            (MAX_PAYLOAD, &[("block", 80)]),
+            (1_000, &[("block", 0), ("tx", 70_000)]),
+            (0, &[]),
+        ] {
+            let type_limits = limits.iter().map(|(name, limit)| ((*name).to_owned(), *limit)).collect();
+            let kernel = Kernel::load(&LoadOptions { ring_bytes: 4096, max_payload, type_limits }).unwrap();
+            for (program, instructions) in verified(&kernel) {
+                assert!(
+                    instructions < MOST_INSTRUCTIONS,
+                    "{program}, at most {max_payload}, {limits:?}: {instructions}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn programs_that_the_verifier_gives_up_on_are_told_apart() {
+        let too_big = Error::Load { source: libbpf_rs::Error::from_raw_os_error(libc::E2BIG) };
+        assert!(too_big.to_string().contains("verifier"), "{too_big}");
+    }
 }

@@ -18,7 +18,8 @@ struct user_pt_regs {
 	__u64 pc;
 	__u64 pstate;
 };
-#define REGISTERS (sizeof(struct user_pt_regs) / 8)
+// No argument is in pc or pstate, and the stack of a program is short.
+#define REGISTERS 32
 #else
 #include <linux/ptrace.h>
 #define REGISTERS (sizeof(struct pt_regs) / 8)
@@ -384,13 +385,20 @@ static __always_inline int message(struct pt_regs *ctx, const enum kind kind)
 	struct hit hit;
 	if (!begin(&hit, ctx, kind))
 		return 0;
+	// Here and not where they are used: the verifier walks what follows once for every size of a record, and finding an argument has
+	// a dozen ways.
 	__u64 size = find_arg(&hit, 4);
+	__u64 peer = find_arg(&hit, 0);
+	__u64 addr = find_arg(&hit, 1);
+	__u64 conn_type = find_arg(&hit, 2);
+	__u64 msg_type = find_arg(&hit, 3);
+	__u64 payload = find_arg(&hit, 5);
 	__u64 want = size;
 	if (want > config.max_payload)
 		want = config.max_payload;
 	if (config.has_type_limits) {
 		char type[MSG_TYPE] = {};
-		bpf_probe_read_user_str(type, sizeof(type), (void *)find_arg(&hit, 3));
+		bpf_probe_read_user_str(type, sizeof(type), (void *)msg_type);
 		__u32 *limit = bpf_map_lookup_elem(&type_limits, type);
 		if (limit && want > *limit)
 			want = *limit;
@@ -426,14 +434,14 @@ static __always_inline int message(struct pt_regs *ctx, const enum kind kind)
 		return 0;
 	}
 	head(&m->h, &hit);
-	m->peer = find_arg(&hit, 0);
+	m->peer = peer;
 	m->size = size;
 	m->captured = want;
 	m->pad = 0;
-	text(&hit, m->addr, sizeof(m->addr), find_arg(&hit, 1));
-	text(&hit, m->conn_type, sizeof(m->conn_type), find_arg(&hit, 2));
-	text(&hit, m->msg_type, sizeof(m->msg_type), find_arg(&hit, 3));
-	if (want && bpf_probe_read_user(m->payload, want, (void *)find_arg(&hit, 5)) != 0) {
+	text(&hit, m->addr, sizeof(m->addr), addr);
+	text(&hit, m->conn_type, sizeof(m->conn_type), conn_type);
+	text(&hit, m->msg_type, sizeof(m->msg_type), msg_type);
+	if (want && bpf_probe_read_user(m->payload, want, (void *)payload) != 0) {
 		m->captured = 0;
 		hit.flags |= PAYLOAD_UNREAD;
 	}
