@@ -1,6 +1,6 @@
 //! More hits than anyone can take: what is lost is counted, exactly. And how much large messages go through without loss.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use peer_observer_testkit::standin::{Config, Pace, Source, Synthetic, SyntheticMessage};
 
 use crate::report::{Report, thousands};
@@ -18,8 +18,9 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
         let what = format!("storm: {} pings flat out, {}", thousands(PINGS as f64), way.name());
         let result = format!("{} delivered, {} lost", thousands(firing.delivered as f64), firing.lost);
         let missing = firing.report.fired as i64 - (firing.delivered + firing.lost) as i64;
+        ensure!(missing == 0, "{what}: {missing} hits are neither delivered nor told as lost");
         let beside = format!(
-            "fired at {}/s, {missing} unaccounted for, {} out of order, {}, all told after {:.1} s",
+            "fired at {}/s, all accounted for, {} out of order, {}, all told after {:.1} s",
             thousands(rate),
             rig.out_of_order(),
             rig.losses(),

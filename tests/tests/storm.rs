@@ -6,6 +6,8 @@ use peer_observer_e2e::account::{Account, Kept};
 use peer_observer_e2e::extractor::{Extractor, only};
 use peer_observer_e2e::plain::{connect, knock};
 use peer_observer_e2e::{LONG, turn, until};
+use peer_observer_events::proto::observer::loss::Stage;
+use peer_observer_extractors::ebpf;
 use peer_observer_testkit::nats::NatsServer;
 use peer_observer_testkit::standin::{
     Config, Pace, Report, Source, StandIn, Synthetic, SyntheticMessage, Variant,
@@ -27,6 +29,15 @@ enum Between {
 
 /// Fires what `config` says, each stand-in with the same binary, and keeps the account.
 async fn storm(configs: &[Config], between: Between) -> (Vec<(u32, Report)>, Account) {
+    storm_with(configs, between, ebpf::Config::default().ring_buffer_bytes).await
+}
+
+/// [`storm`], with a ring of this size.
+async fn storm_with(
+    configs: &[Config],
+    between: Between,
+    ring_buffer_bytes: u32,
+) -> (Vec<(u32, Report)>, Account) {
     let server = (between == Between::Nats).then(|| NatsServer::start().unwrap());
     let bus = match &server {
         None => Bus::in_process(),
@@ -41,7 +52,8 @@ async fn storm(configs: &[Config], between: Between) -> (Vec<(u32, Report)>, Acc
     let mut first = StandIn::start(Variant::Core30, &configs[0]).unwrap();
     let mut others: Vec<StandIn> =
         configs[1..].iter().map(|config| first.binary().start(config).unwrap()).collect();
-    let mut extractor = Extractor::start(only(first.binary()), &bus);
+    let settings = ebpf::Config { ring_buffer_bytes, ..only(first.binary()) };
+    let mut extractor = Extractor::start(settings, &bus);
     for _ in configs {
         extractor.watched().await;
     }
@@ -80,6 +92,20 @@ async fn a_million_hits_as_fast_as_they_can_be_fired_are_delivered_or_counted() 
     assert_eq!(reports[0].1.fired, 1_000_000);
     assert_accounted(&reports, &account);
     println!("delivered {}, lost {:?}", account.total(), account.lost);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_small_ring_has_no_room_for_is_counted_to_the_last_hit() {
+    require!(need::root(), need::nats_server());
+    let _turn = turn();
+    for between in [Between::Process, Between::Nats] {
+        let configs = [Config::pings(100_000), synthetic(SyntheticMessage::Tx, 50_000, 400)];
+        let (reports, account) = storm_with(&configs, between, 64 << 10).await;
+        assert_accounted(&reports, &account);
+        let dropped = account.lost.get(&(Stage::RingBuffer, "full".to_owned())).copied().unwrap_or(0);
+        assert!(dropped > 0 && account.total() > 0, "{between:?}: {:?}", account.lost);
+        println!("{between:?}: delivered {}, dropped {dropped}", account.total());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
