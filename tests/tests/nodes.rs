@@ -7,12 +7,15 @@ use peer_observer_bus::{Bus, Delivery, Limits};
 use peer_observer_e2e::account::{Account, Kept};
 use peer_observer_e2e::extractor::{Extractor, only};
 use peer_observer_e2e::{LONG, program, recorded, until};
+use peer_observer_events::proto::ebpf_extractor::Ebpf;
 use peer_observer_events::proto::ebpf_extractor::addrman::addrman_event;
 use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
+use peer_observer_events::proto::ebpf_extractor::message::MessageEvent;
 use peer_observer_events::proto::ebpf_extractor::validation::validation_event;
+use peer_observer_events::proto::observer::loss::Stage;
 use peer_observer_events::{PeerObserverEvent, Subject};
 use peer_observer_extractors::ebpf;
-use peer_observer_node::hit::{Hit, Tracepoint};
+use peer_observer_node::hit::{Connection, Hit, Message, Tracepoint};
 use peer_observer_node::recording::{Records, write_record};
 use peer_observer_testkit::process::Process;
 use peer_observer_testkit::standin::{Binary, Config, Source, StandIn, Start, Variant};
@@ -264,6 +267,158 @@ async fn block_times_of_an_older_node_are_told_in_nanoseconds() {
             })
             .collect();
         assert_eq!(told, expected, "{variant:?}");
+    }
+}
+
+/// A hit of every tracepoint.
+fn one_of_each() -> Vec<Hit<'static>> {
+    let conn = Connection { peer_id: 1, addr: b"192.0.2.1:8333", conn_type: b"inbound", network: 1 };
+    let message = |inbound, msg_type, payload: &'static [u8]| {
+        let (addr, conn_type, size) = (conn.addr, conn.conn_type, payload.len() as u64);
+        Hit::Message(Message { inbound, peer_id: 1, addr, conn_type, msg_type, size, payload })
+    };
+    let (txid, reason) = ([7; 32], &b"a reason"[..]);
+    vec![
+        message(true, b"block", &[1; 1_000]),
+        message(false, b"tx", &[2; 300]),
+        Hit::InboundConnection { conn, existing: 2 },
+        Hit::OutboundConnection { conn, existing: 2 },
+        Hit::ClosedConnection { conn, established: 3 },
+        Hit::EvictedInboundConnection { conn, established: 3 },
+        Hit::MisbehavingConnection { peer_id: 1, reason },
+        Hit::MempoolAdded { txid, vsize: 1, fee: 2 },
+        Hit::MempoolRemoved { txid, reason, vsize: 1, fee: 2, entry_time: 3 },
+        Hit::MempoolReplaced {
+            replaced_txid: txid,
+            replaced_vsize: 1,
+            replaced_fee: 2,
+            replaced_entry_time: 3,
+            replacement_id: txid,
+            replacement_vsize: 4,
+            replacement_fee: 5,
+            by_transaction: true,
+        },
+        Hit::MempoolRejected { txid, reason },
+        Hit::BlockConnected { hash: txid, height: 1, transactions: 2, inputs: 3, sigops: 4, duration: 5 },
+        Hit::UtxoCacheFlush { duration_us: 1, mode: 3, coins: 4, bytes: 5, for_prune: true },
+        Hit::AddrmanAttemptAdd {
+            inserted: true,
+            bucket: 1,
+            position: 2,
+            addr: conn.addr,
+            addr_as: 3,
+            source: conn.addr,
+            source_as: 4,
+        },
+        Hit::AddrmanMoveToGood {
+            bucket: 1,
+            position: 2,
+            addr: conn.addr,
+            addr_as: 3,
+            source: conn.addr,
+            source_as: 4,
+        },
+    ]
+}
+
+/// Fires one hit of each tracepoint at an extractor with these settings; what is on the bus then, and how many were fired.
+async fn fire_one_of_each(unreadable: bool, settings: ebpf::Config) -> (Vec<Delivery>, u64) {
+    let mut recording = Vec::new();
+    for hit in one_of_each() {
+        write_record(&mut recording, 0, &hit).unwrap();
+    }
+    let bus = Bus::in_process();
+    let mut subscriber = bus.subscriber("test", Subject::ALL, Limits::default());
+    let config = Config { unreadable, ..Config::new(Source::Recording(recording)) };
+    let mut standin = StandIn::start(Variant::Patched, &config).unwrap();
+    let bitcoind_path = vec![standin.binary().path().to_path_buf()];
+    let mut extractor = Extractor::start(ebpf::Config { bitcoind_path, ..settings }, &bus);
+    extractor.watched().await;
+    standin.go().unwrap();
+    let fired = standin.report(LONG).unwrap().fired;
+    extractor.stop().await;
+    bus.close(Duration::ZERO).await;
+    let mut received = Vec::new();
+    while subscriber.recv_many(&mut received, 1024).await > 0 {}
+    (received, fired)
+}
+
+fn messages(deliveries: &[Delivery]) -> Vec<&MessageEvent> {
+    let events = deliveries.iter().filter_map(|d| d.event.peer_observer_event.as_ref());
+    events
+        .filter_map(|event| match event {
+            PeerObserverEvent::EbpfExtractor(Ebpf { ebpf_event: Some(EbpfEvent::Message(m)) }) => Some(m),
+            _ => None,
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_node_has_where_it_cannot_be_read_is_marked_or_told_as_lost() {
+    require!(need::root());
+    let (all, fired) = fire_one_of_each(true, ebpf::Config::default()).await;
+    assert_eq!(fired, 15);
+    let messages = messages(&all);
+    assert_eq!(messages.len(), 2);
+    for message in messages {
+        assert!(
+            message.decode_error.as_ref().is_some_and(|e| e.contains("could not be read")),
+            "{message:?}"
+        );
+    }
+    let events: Vec<Subject> = all.iter().map(|d| d.subject).collect();
+    let count = |subject| events.iter().filter(|s| **s == subject).count();
+    // A flush points at nothing.
+    assert_eq!((count(Subject::NetMsg), count(Subject::UtxoCache)), (2, 1));
+    for subject in [Subject::NetConn, Subject::Mempool, Subject::Validation, Subject::Addrman] {
+        assert_eq!(count(subject), 0, "{subject:?}");
+    }
+    let mut account = Account::default();
+    for delivery in &all {
+        account.add(delivery.subject, &delivery.event);
+    }
+    assert_eq!(account.lost, [((Stage::Decode, "unread".to_owned()), 12)].into());
+    let published: u64 = account.books.values().map(|book| book.published).sum();
+    let unread: u64 = account.books.values().map(|book| book.unread).sum();
+    assert_eq!((account.hits(), published, unread), (15, 3, 14));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_say_which_tracepoints_are_seen_and_how_much_of_a_message() {
+    require!(need::root());
+    let limit = |text: &str| vec![text.parse().unwrap()];
+    let all = ebpf::Config::default();
+    // With what is captured of the block of 1,000 bytes and of the transaction of 300, and how many events there are.
+    let cases = [
+        (ebpf::Config { max_payload_of: limit("block=80"), ..all.clone() }, Some((80, 300)), 15),
+        (ebpf::Config { max_payload_of: limit("tx=0"), max_payload: 600, ..all.clone() }, Some((600, 0)), 15),
+        (ebpf::Config { max_payload: 0, no_connection_tracepoints: true, ..all.clone() }, Some((0, 0)), 10),
+        (ebpf::Config { no_mempool_tracepoints: true, ..all.clone() }, Some((1_000, 300)), 11),
+        (
+            ebpf::Config { no_p2pmsg_tracepoints: true, max_payload_of: limit("tx=9"), ..all.clone() },
+            None,
+            13,
+        ),
+        (
+            ebpf::Config {
+                no_validation_tracepoints: true,
+                no_utxocache_tracepoints: true,
+                max_payload: 299,
+                ..all.clone()
+            },
+            Some((299, 299)),
+            13,
+        ),
+    ];
+    for (settings, captured, events) in cases {
+        let (received, fired) = fire_one_of_each(false, settings.clone()).await;
+        assert_eq!(fired, events, "{settings:?}");
+        let told = received.iter().filter(|d| d.subject != Subject::Books).count() as u64;
+        assert_eq!(told, events, "{settings:?}");
+        let of_messages: Vec<u64> =
+            messages(&received).iter().map(|m| m.captured.unwrap_or(m.meta.size)).collect();
+        let expected = captured.map_or_else(Vec::new, |(block, tx)| vec![block, tx]);
+        assert_eq!(of_messages, expected, "{settings:?}");
     }
 }
 

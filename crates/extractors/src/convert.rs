@@ -159,6 +159,15 @@ fn message(m: &hit::Message<'_>) -> MessageEvent {
     }
 }
 
+/// A message of which something could not be read where the node has it. What is left is told, and marked.
+pub fn unread_message(m: &hit::Message<'_>) -> PeerObserverEvent {
+    let mut message = message(m);
+    let payload = Bytes::copy_from_slice(m.payload);
+    message.msg = Some(Msg::Unknown(Unknown { command: message.meta.command.clone(), payload }));
+    message.decode_error = Some("part of it could not be read in the node's memory".into());
+    PeerObserverEvent::EbpfExtractor(Ebpf { ebpf_event: Some(EbpfEvent::Message(message)) })
+}
+
 fn connection(c: &hit::Connection<'_>) -> Connection {
     Connection {
         peer_id: c.peer_id as u64,

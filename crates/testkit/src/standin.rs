@@ -147,12 +147,21 @@ pub struct Config {
     pub max_payload: Option<u64>,
     /// When.
     pub start: Start,
+    /// Whatever its probes point at is at an address that nobody can read.
+    pub unreadable: bool,
 }
 
 impl Config {
     /// Fires `source` flat out, every time [`StandIn::go`] is called.
     pub fn new(source: Source) -> Self {
-        Config { source, pace: Pace::FlatOut, repeat: 1, max_payload: None, start: Start::OnGo }
+        Config {
+            source,
+            pace: Pace::FlatOut,
+            repeat: 1,
+            max_payload: None,
+            start: Start::OnGo,
+            unreadable: false,
+        }
     }
 
     /// Fires `count` pings of 8 bytes from one peer, every time [`StandIn::go`] is called.
@@ -273,6 +282,9 @@ impl StandIn {
         add(&["--repeat", &config.repeat.to_string()]);
         if let Some(max_payload) = config.max_payload {
             add(&["--max-payload", &max_payload.to_string()]);
+        }
+        if config.unreadable {
+            add(&["--unreadable"]);
         }
         match config.start {
             Start::AtOnce => add(&["--stay"]),

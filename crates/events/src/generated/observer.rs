@@ -341,7 +341,7 @@ pub struct TracepointBook {
     /// Hits that found the ring buffer full; told as `Loss`, too.
     #[prost(uint64, required, tag = "3")]
     pub dropped: u64,
-    /// Hits with an argument that could not be read; their events are marked.
+    /// Hits of which something could not be read: messages are marked (`decode_error`), others are told as `Loss`.
     #[prost(uint64, required, tag = "4")]
     pub unread: u64,
     /// Hits that became events so far. Some may be on their way.

@@ -98,25 +98,28 @@ pub(super) struct Decoder {
     publisher: Publisher,
     processes: Arc<Processes>,
     offset: Arc<Mutex<Offset>>,
-    book: LossBook,
     // Read once a record: the shared table is looked at only for processes not met yet.
     met: HashMap<u32, Process>,
-    recorded: HashMap<u32, [u64; 16]>,
+    tally: Tally,
     until_books: u32,
     cut_said: bool,
+    unread_said: bool,
 }
+
+/// Numbers by tracepoint kind.
+type Kinds = [u64; 16];
 
 impl Decoder {
     pub(super) fn new(publisher: Publisher, processes: Arc<Processes>, offset: Arc<Mutex<Offset>>) -> Self {
         Decoder {
-            book: LossBook::new(publisher.component()),
+            tally: Tally::new(publisher.component()),
             publisher,
             processes,
             offset,
             met: HashMap::new(),
-            recorded: HashMap::new(),
             until_books: 0,
             cut_said: false,
+            unread_said: false,
         }
     }
 
@@ -139,7 +142,7 @@ impl Decoder {
                             node = %what.node, tracepoint = what.tracepoint, count,
                             "the ring buffer was full: hits were lost"
                         );
-                        self.book.add(what, count, None, now_ns());
+                        self.tally.book.add(what, count, None, now_ns());
                     }
                     self.tell_losses();
                 }
@@ -151,9 +154,9 @@ impl Decoder {
                         self.until_books = BOOKS_EVERY;
                     }
                     self.until_books -= 1;
-                    for (pid, _, book) in &last_books {
+                    for (pid, node, book) in &last_books {
                         if !books.iter().any(|(p, ..)| p == pid) {
-                            self.forget(*pid, book);
+                            self.tally.forget(*pid, node, book);
                         }
                     }
                     last_books = books;
@@ -174,18 +177,12 @@ impl Decoder {
                 break;
             };
             rest = after;
-            let Some(Record { monotonic_ns, pid, flags, hit }) = record::parse(bytes) else {
-                let what = What {
-                    stage: Stage::Decode,
-                    cause: "malformed",
-                    node: "".into(),
-                    subject: None,
-                    tracepoint: None,
-                    session: None,
-                };
-                self.book.add(what, 1, None, now_ns());
+            let Some(record) = record::parse(bytes) else {
+                self.tally.malformed(bytes);
                 continue;
             };
+            let is_unread = record.is_unread();
+            let Record { monotonic_ns, pid, flags, hit } = record;
             let process = self.met.entry(pid).or_insert_with(|| self.processes.of_hit(pid));
             let hit = match hit {
                 Hit::BlockConnected { hash, height, transactions, inputs, sigops, duration }
@@ -196,7 +193,7 @@ impl Decoder {
                 }
                 hit => hit,
             };
-            self.recorded.entry(pid).or_default()[hit.tracepoint() as usize] += 1;
+            self.tally.recorded.entry(pid).or_default()[hit.tracepoint() as usize] += 1;
             if flags & record::TEXT_CUT != 0 && !self.cut_said {
                 self.cut_said = true;
                 tracing::warn!(
@@ -204,19 +201,109 @@ impl Decoder {
                     "a text is longer than its field and was cut"
                 );
             }
-            batch.publish(&process.node, offset.unix_ns(monotonic_ns), convert::event(&hit));
+            if is_unread && !self.unread_said {
+                self.unread_said = true;
+                tracing::warn!(
+                    tracepoint = hit.tracepoint().as_str(), node = %process.node,
+                    "what a probe points to could not be read in the node's memory"
+                );
+            }
+            let event = match &hit {
+                Hit::Message(message) if is_unread => convert::unread_message(message),
+                // Nothing else has a field that says so, and what could not be read looks like 0.
+                hit if is_unread => {
+                    let kind = hit.tracepoint();
+                    self.tally.unpublished.entry(pid).or_default()[kind as usize] += 1;
+                    let what = lost(Stage::Decode, "unread", process.node.clone(), Some(kind));
+                    self.tally.book.add(what, 1, None, now_ns());
+                    continue;
+                }
+                hit => convert::event(hit),
+            };
+            batch.publish(&process.node, offset.unix_ns(monotonic_ns), event);
         }
     }
 
     fn tell_losses(&mut self) {
-        for (node, loss) in self.book.take() {
+        for (node, loss) in self.tally.book.take() {
             self.publisher.publish(&node, now_ns(), loss);
         }
     }
 
+    fn publish_books(&mut self, books: &[(u32, Arc<str>, Book)]) {
+        let recorded_by_book = self.tally.recorded_by_book(books);
+        for (pid, node, book) in books {
+            let recorded = recorded_by_book.get(pid).copied().unwrap_or_default();
+            let unpublished = self.tally.unpublished.get(pid).copied().unwrap_or_default();
+            let tracepoints = Tracepoint::ALL
+                .iter()
+                .filter(|t| book.hits[**t as usize] > 0)
+                .map(|t| TracepointBook {
+                    tracepoint: t.as_str().into(),
+                    hits: book.hits[*t as usize],
+                    dropped: book.dropped[*t as usize],
+                    unread: book.unread[*t as usize],
+                    published: recorded[*t as usize].saturating_sub(unpublished[*t as usize]),
+                })
+                .collect::<Vec<_>>();
+            if tracepoints.is_empty() {
+                continue;
+            }
+            let event = PeerObserverEvent::Books(Books { pid: *pid, tracepoints });
+            self.publisher.publish(node, now_ns(), event);
+        }
+    }
+
+    /// At the end, every hit must be in an event or in a loss. What is in neither is told as well.
+    fn close_books(&mut self, books: &[(u32, Arc<str>, Book)]) {
+        let recorded_by_book = self.tally.recorded_by_book(books);
+        for (pid, node, book) in books {
+            let recorded = recorded_by_book.get(pid).copied().unwrap_or_default();
+            self.tally.tell_missing(node, book, &recorded);
+        }
+        self.tell_losses();
+        self.publish_books(books);
+    }
+}
+
+/// What came as records, by process, and what was lost.
+struct Tally {
+    book: LossBook,
+    // Records by process, with those that gave no event.
+    recorded: HashMap<u32, Kinds>,
+    // Of these, those that gave no event: told as lost.
+    unpublished: HashMap<u32, Kinds>,
+    // Records that do not say whose they are: told as lost, and missing where they belong.
+    nobodys: u64,
+}
+
+impl Tally {
+    fn new(component: &'static str) -> Self {
+        Tally {
+            book: LossBook::new(component),
+            recorded: HashMap::new(),
+            unpublished: HashMap::new(),
+            nobodys: 0,
+        }
+    }
+
+    /// A record that only a fault in the BPF object can cause.
+    fn malformed(&mut self, record: &[u8]) {
+        self.book.add(lost(Stage::Decode, "malformed", "".into(), None), 1, None, now_ns());
+        match record::origin(record) {
+            Some((pid, kind)) => {
+                self.recorded.entry(pid).or_default()[kind] += 1;
+                self.unpublished.entry(pid).or_default()[kind] += 1;
+            }
+            None => self.nobodys += 1,
+        }
+    }
+
     /// Forgets a process whose last book was this one. Hits of it that are in no book of its own are in that of [`NO_PLACE`].
-    fn forget(&mut self, pid: u32, book: &Book) {
-        let Some(recorded) = self.recorded.remove(&pid) else { return };
+    fn forget(&mut self, pid: u32, node: &Arc<str>, book: &Book) {
+        let recorded = self.recorded.remove(&pid).unwrap_or_default();
+        self.tell_missing(node, book, &recorded);
+        self.unpublished.remove(&pid);
         let of_nobody = self.recorded.entry(NO_PLACE).or_default();
         for (kind, sum) in of_nobody.iter_mut().enumerate() {
             *sum += recorded[kind].saturating_sub(book.recorded(kind));
@@ -225,7 +312,7 @@ impl Decoder {
 
     /// What was recorded, by the books that it is in. A record names its process also when its hit was counted in the book of
     /// [`NO_PLACE`]: that gets what the books of all others do not account for.
-    fn recorded_by_book(&self, books: &[(u32, Arc<str>, Book)]) -> HashMap<u32, [u64; 16]> {
+    fn recorded_by_book(&self, books: &[(u32, Arc<str>, Book)]) -> HashMap<u32, Kinds> {
         let mut recorded = self.recorded.clone();
         if !books.iter().any(|(pid, ..)| *pid == NO_PLACE) {
             return recorded;
@@ -243,53 +330,24 @@ impl Decoder {
         recorded
     }
 
-    fn publish_books(&mut self, books: &[(u32, Arc<str>, Book)]) {
-        let recorded_by_book = self.recorded_by_book(books);
-        for (pid, node, book) in books {
-            let recorded = recorded_by_book.get(pid).copied().unwrap_or_default();
-            let tracepoints = Tracepoint::ALL
-                .iter()
-                .filter(|t| book.hits[**t as usize] > 0)
-                .map(|t| TracepointBook {
-                    tracepoint: t.as_str().into(),
-                    hits: book.hits[*t as usize],
-                    dropped: book.dropped[*t as usize],
-                    unread: book.unread[*t as usize],
-                    published: recorded[*t as usize],
-                })
-                .collect::<Vec<_>>();
-            if tracepoints.is_empty() {
-                continue;
+    /// Tells what a last book has, and what neither came as a record nor was dropped.
+    fn tell_missing(&mut self, node: &Arc<str>, book: &Book, recorded: &Kinds) {
+        for tracepoint in Tracepoint::ALL {
+            let kind = *tracepoint as usize;
+            let missing = book.recorded(kind).saturating_sub(recorded[kind]);
+            // Told already.
+            let nobodys = missing.min(self.nobodys);
+            self.nobodys -= nobodys;
+            if missing > nobodys {
+                let what = lost(Stage::Probe, "unaccounted", node.clone(), Some(*tracepoint));
+                self.book.add(what, missing - nobodys, None, now_ns());
             }
-            let event = PeerObserverEvent::Books(Books { pid: *pid, tracepoints });
-            self.publisher.publish(node, now_ns(), event);
         }
     }
+}
 
-    /// At the end, every hit must be in an event or in a loss. What is in neither is told as well.
-    fn close_books(&mut self, books: &[(u32, Arc<str>, Book)]) {
-        let recorded_by_book = self.recorded_by_book(books);
-        for (pid, node, book) in books {
-            let recorded = recorded_by_book.get(pid).copied().unwrap_or_default();
-            for tracepoint in Tracepoint::ALL {
-                let kind = *tracepoint as usize;
-                let missing = book.recorded(kind).saturating_sub(recorded[kind]);
-                if missing > 0 {
-                    let what = What {
-                        stage: Stage::Probe,
-                        cause: "unaccounted",
-                        node: node.clone(),
-                        subject: None,
-                        tracepoint: Some(tracepoint.as_str()),
-                        session: None,
-                    };
-                    self.book.add(what, missing, None, now_ns());
-                }
-            }
-        }
-        self.tell_losses();
-        self.publish_books(books);
-    }
+fn lost(stage: Stage, cause: &'static str, node: Arc<str>, tracepoint: Option<Tracepoint>) -> What {
+    What { stage, cause, node, subject: None, tracepoint: tracepoint.map(Tracepoint::as_str), session: None }
 }
 
 #[cfg(test)]
@@ -405,5 +463,47 @@ mod tests {
         let all = losses(&told);
         assert_eq!((all[0].stage(), all[0].cause.as_str(), all[0].count), (Stage::Decode, "malformed", 2));
         assert!(rig.end().await.is_empty(), "and not again");
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_of_a_process_is_told_when_it_is_forgotten() {
+        let pid = u32::MAX - 1;
+        let mut rig = Rig::start();
+        rig.work.send(chunk(&[&flush(pid)])).unwrap();
+        rig.work.send(Work::Books(vec![(pid, "alice".into(), flushes(4, 1))])).unwrap();
+        rig.work.send(Work::Books(Vec::new())).unwrap();
+        let mut told = Vec::new();
+        while losses(&told).is_empty() {
+            let heard = rig.subscriber.recv_many(&mut told, 1);
+            tokio::time::timeout(Duration::from_secs(20), heard).await.expect("told while it works");
+        }
+        let all = losses(&told);
+        assert_eq!((all[0].stage(), all[0].cause.as_str(), all[0].count), (Stage::Probe, "unaccounted", 2));
+        assert!(rig.end().await.is_empty(), "and not again");
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_read_is_told_as_lost_once_and_is_not_in_the_books_as_published() {
+        let pid = u32::MAX - 1;
+        let rig = Rig::start();
+        let whole = flush(pid);
+        let mut unread = whole.clone();
+        unread[21] = 8;
+        let mut cut_off = whole.clone();
+        cut_off.truncate(30);
+        rig.work.send(chunk(&[&whole, &unread, &cut_off, &whole[..10]])).unwrap();
+        rig.work.send(Work::Books(vec![(pid, "alice".into(), flushes(4, 0))])).unwrap();
+        let all = rig.end().await;
+        let told: Vec<_> = losses(&all).iter().map(|l| (l.stage(), l.cause.as_str(), l.count)).collect();
+        assert_eq!(told, [(Stage::Decode, "malformed", 2), (Stage::Decode, "unread", 1)]);
+        let events = all.iter().filter(|d| d.subject == Subject::UtxoCache).count();
+        assert_eq!(events, 1);
+        let last = all.iter().rev().find_map(|d| match d.event.peer_observer_event.as_ref()? {
+            PeerObserverEvent::Books(books) => Some(books.tracepoints[0].clone()),
+            _ => None,
+        });
+        // The one that does not say whose it is cannot be subtracted.
+        let last = last.unwrap();
+        assert_eq!((last.hits, last.published), (4, 1));
     }
 }

@@ -13,8 +13,14 @@ const ADDR: usize = 96;
 const REASON: usize = 256;
 const SHORT_REASON: usize = 32;
 
+/// What the payload or a hash points to could not be read (`PAYLOAD_UNREAD`).
+const PAYLOAD_UNREAD: u8 = 1;
+/// What a text points to could not be read (`TEXT_UNREAD`).
+const TEXT_UNREAD: u8 = 2;
 /// A text fills its field, so it may go on (`TEXT_CUT`).
 pub(super) const TEXT_CUT: u8 = 4;
+/// An argument in the node's memory could not be read (`ARGUMENT_UNREAD`).
+const ARGUMENT_UNREAD: u8 = 8;
 
 /// A record of the ring.
 #[derive(Debug)]
@@ -26,6 +32,21 @@ pub(super) struct Record<'a> {
     /// What could not be read.
     pub(super) flags: u8,
     pub(super) hit: Hit<'a>,
+}
+
+impl Record<'_> {
+    /// Something of it could not be read, and stands there as 0 or as an empty text.
+    pub(super) fn is_unread(&self) -> bool {
+        self.flags & (PAYLOAD_UNREAD | TEXT_UNREAD | ARGUMENT_UNREAD) != 0
+    }
+}
+
+/// The process and the kind of a record, whatever else is in it.
+pub(super) fn origin(record: &[u8]) -> Option<(u32, usize)> {
+    let mut f = Fields { rest: record.get(16..)? };
+    let pid = f.u32()?;
+    let [kind] = f.array()?;
+    Some((pid, Tracepoint::from_kind(kind)? as usize))
 }
 
 /// Part of a record that says something: a message's payload seldom fills the place that was reserved for it.

@@ -25,6 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -595,6 +596,17 @@ static struct hit *read_recording(const char *path, size_t *count)
     return hits;
 }
 
+// Has all that the probes point at where nobody can read it.
+static void make_unreadable(struct hit *hits, size_t count)
+{
+    void *nowhere = mmap(NULL, 1 << 16, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (nowhere == MAP_FAILED) die("cannot map a page that nobody can read");
+    for (size_t i = 0; i < count; i++) {
+        hits[i].addr = hits[i].conn_type = hits[i].text = nowhere;
+        hits[i].payload = hits[i].hash = hits[i].other_hash = nowhere;
+    }
+}
+
 // ------------------------------------------------------------------------------------------------------- synthetic
 
 enum synthetic { SYNTHETIC_NONE, SYNTHETIC_PING, SYNTHETIC_TX, SYNTHETIC_BLOCK };
@@ -715,6 +727,7 @@ struct options {
     bool wait_for_probes;
     bool wait_for_go;
     bool stay;
+    bool unreadable;
 };
 
 // Where every hit of a firing went; they add up to the hits there were.
@@ -892,6 +905,10 @@ static struct options parse_options(int argc, char **argv)
             options.stay = true;
             continue;
         }
+        if (strcmp(option, "--unreadable") == 0) {
+            options.unreadable = true;
+            continue;
+        }
         if (++i == argc) die("%s: unknown, or its value is missing", option);
         const char *value = argv[i];
         if (strcmp(option, "--datadir") == 0) {
@@ -954,7 +971,11 @@ int main(int argc, char **argv)
 
     struct worker *workers = allocate((size_t)options.threads * sizeof *workers);
     memset(workers, 0, (size_t)options.threads * sizeof *workers);
-    if (options.recording) workers[0].hits = read_recording(options.recording, &workers[0].count);
+    if (options.recording) {
+        struct hit *hits = read_recording(options.recording, &workers[0].count);
+        if (options.unreadable) make_unreadable(hits, workers[0].count);
+        workers[0].hits = hits;
+    }
     for (long i = 0; i < options.threads; i++) {
         workers[i].options = &options;
         if (!options.synthetic) continue;
