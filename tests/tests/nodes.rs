@@ -1,6 +1,7 @@
 //! Nodes come, go, crash and are upgraded; several run at once; some are older or built without tracepoints.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+use std::process::Command;
 use std::time::Duration;
 
 use peer_observer_bus::{Bus, Delivery, Limits};
@@ -500,6 +501,85 @@ fn a_program_of_another_user_is_attached_to_process_by_process() {
     }
     assert!(!program.take_lines().iter().any(|line| line.contains("<--")), "each hit is seen once");
     assert!(program::terminate(program));
+}
+
+/// Starts and stops stand-ins in containers of one image, by what it reads, beside a program that looks for nodes where there are no
+/// others. $1: the folder with the image's node in it; $2: the program.
+const CONTAINERS: &str = r#"
+    set -e
+    cd "$1"
+    mkdir image image/data layers
+    for library in $(ldd bitcoind | grep -o '/[^ ]*'); do
+        mkdir -p "image$(dirname "$library")"
+        cp "$library" "image$library"
+    done
+    cp bitcoind image/
+    mount -t tmpfs tmpfs layers
+    for n in 1 2; do
+        mkdir layers/upper$n layers/work$n layers/root$n
+        mount -t overlay overlay -o lowerdir=image,upperdir=layers/upper$n,workdir=layers/work$n layers/root$n
+        mkfifo go$n
+    done
+    "$2" run --no-metrics --no-web --no-rpc --no-log &
+    while read -r what n; do
+        case $what in
+        start)
+            chroot layers/root$n /bitcoind -regtest -datadir=/data \
+                --synthetic ping --count 3 --wait-for-go <>go$n &
+            echo $! >pid$n ;;
+        stop) kill -9 $(cat pid$n) ;;
+        esac
+    done
+"#;
+
+fn overlay() -> Result<(), need::Missing> {
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let is_known = known.lines().any(|line| line.ends_with("\toverlay"));
+    is_known
+        .then_some(())
+        .ok_or_else(|| need::Missing::new("this kernel knows no overlays; modprobe overlay"))
+}
+
+#[test]
+fn nodes_in_containers_of_one_image_are_seen_once_and_followed_over_restarts() {
+    require!(need::root(), overlay());
+    let binary = Binary::install(Variant::Core30).unwrap();
+    let folder = binary.path().parent().unwrap();
+    let mut command = Command::new("unshare");
+    command.args([
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount",
+        "--mount-proc",
+        "sh",
+        "-c",
+        CONTAINERS,
+        "sh",
+    ]);
+    command.arg(folder).arg(program::path());
+    let mut containers = Process::spawn(command).unwrap();
+    containers.wait_for_line(|line| line.contains("waiting for one to start"), LONG).unwrap();
+    for n in [1, 2] {
+        containers.send_line(&format!("start {n}")).unwrap();
+        containers.wait_for_line(|line| line.contains("watching"), LONG).unwrap();
+    }
+    for (round, n) in [1, 2, 1].into_iter().enumerate() {
+        if round == 2 {
+            containers.send_line("stop 1").unwrap();
+            containers.wait_for_line(|line| line.contains("node is gone"), LONG).unwrap();
+            containers.send_line("start 1").unwrap();
+            containers.wait_for_line(|line| line.contains("watching"), LONG).unwrap();
+        }
+        std::fs::write(folder.join(format!("go{n}")), "go\n").unwrap();
+        let mut seen = Vec::new();
+        while seen.len() < 3 {
+            seen.push(containers.wait_for_line(|line| line.contains("<--"), LONG).unwrap());
+        }
+        for (number, line) in seen.iter().enumerate() {
+            assert!(line.contains(&format!("Ping({number})")), "{round}: {seen:?}");
+        }
+    }
 }
 
 /// Starts `run` for one program.

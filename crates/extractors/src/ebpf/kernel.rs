@@ -287,7 +287,7 @@ pub struct Book {
     pub hits: [u64; KINDS],
     /// Hits that found the ring full.
     pub dropped: [u64; KINDS],
-    /// Hits with an argument that could not be read; they are recorded all the same.
+    /// Hits of which something could not be read; they are recorded all the same.
     pub unread: [u64; KINDS],
 }
 
