@@ -7,17 +7,15 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use thiserror::Error;
 
+use crate::LONG;
 use crate::need::{self, Missing};
 use crate::process::{self, Process, Signal};
 
-const START_TIMEOUT: Duration = Duration::from_secs(60);
-const RPC_TIMEOUT: Duration = Duration::from_secs(60);
 /// No answer on regtest comes near to it, bytes.
 const MAX_ANSWER: u64 = 256 << 20;
 
@@ -190,7 +188,7 @@ impl RealNode {
     /// Ends it in order, and waits until it is gone.
     pub fn stop(&mut self) -> Result<ExitStatus, Error> {
         self.process.signal(Signal::Terminate)?;
-        Ok(self.process.wait(START_TIMEOUT)?)
+        Ok(self.process.wait(LONG)?)
     }
 
     /// Kills it, as `kill -9`.
@@ -210,7 +208,7 @@ impl RealNode {
     fn wait_ready(&mut self) -> Result<(), Error> {
         let mut last = String::new();
         let mut is_ready = false;
-        crate::wait_until(START_TIMEOUT, || {
+        crate::wait_until(LONG, || {
             match self.rpc("getblockchaininfo", json!([])) {
                 Ok(_) => is_ready = true,
                 Err(err) => last = err.to_string(),
@@ -220,9 +218,7 @@ impl RealNode {
         if is_ready {
             return Ok(());
         }
-        let lines = self.process.take_lines();
-        let log = lines[lines.len().saturating_sub(20)..].join("\n");
-        Err(Error::NotReady { last, log })
+        Err(Error::NotReady { last, log: self.process.last_lines() })
     }
 }
 
@@ -235,7 +231,7 @@ fn run(program: &Path, args: &[String]) -> Result<Process, Error> {
 /// Posts JSON over HTTP and gives the body of the answer. Errors of RPC methods come as a body too.
 fn post(addr: SocketAddr, login: &str, body: &str) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(addr)?;
-    stream.set_read_timeout(Some(RPC_TIMEOUT))?;
+    stream.set_read_timeout(Some(LONG))?;
     let request = format!(
         "POST / HTTP/1.1\r\nHost: {addr}\r\nAuthorization: Basic {}\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n{body}",

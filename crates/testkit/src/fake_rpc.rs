@@ -78,9 +78,10 @@ pub struct FakeRpc {
 }
 
 impl FakeRpc {
-    /// Starts a server on a free port of 127.0.0.1 that takes the login `USER:PASSWORD`.
+    /// Starts a server on a free port of 127.0.0.1 that takes the login `USER:PASSWORD`. No other test gets the port when the
+    /// server has ended.
     pub fn start(login: &str) -> io::Result<Self> {
-        Self::start_at((Ipv4Addr::LOCALHOST, 0).into(), login)
+        Self::start_at((Ipv4Addr::LOCALHOST, crate::free_port()?).into(), login)
     }
 
     /// Starts a server at an address, such as that of one that was dropped.
@@ -396,7 +397,7 @@ mod tests {
         let addr = server.addr();
         std::thread::scope(|scope| {
             let asking = scope.spawn(|| post(&server, r#"{"id":5,"method":"uptime","params":[]}"#));
-            assert!(crate::wait_until(Duration::from_secs(10), || server.calls("uptime") == 1));
+            assert!(crate::wait_until(crate::LONG, || server.calls("uptime") == 1));
             server.heal();
             asking.join().unwrap();
         });

@@ -13,6 +13,7 @@
 //! | [`log_writer`] | writes debug.log: recorded ones, with rotation |
 //! | [`nats`] | a NATS server that can be stopped, killed and frozen |
 //! | [`process`] | any program, its output line by line |
+//! | `port` | TCP ports that stay a test's own |
 //! | [`need`] | what a test needs of the machine, and why it is skipped |
 //!
 //! Everything here blocks, ends its processes when dropped, and never sleeps for luck: it waits for a condition, or fails
@@ -34,14 +35,23 @@ pub mod need;
 pub mod p2p_node;
 pub mod p2p_peer;
 pub mod peer;
+mod port;
 pub mod process;
 pub mod standin;
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use peer_observer_node::recording;
+
+pub use crate::port::free_port;
+
+/// Longer than anything takes, also on a slow machine that does a lot else: what is waited for so long will not come.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// In this time everything ends that was told to. The promise is two seconds, for a machine that has time for it; that of tests may
+/// have none. Who waits for a time limit before it ends takes longer.
+pub const STOP: Duration = Duration::from_secs(15);
 
 /// The largest recording in `data/` has 5 MB.
 const MAX_RECORDING: usize = 64 << 20;
@@ -54,13 +64,6 @@ pub fn data_dir() -> PathBuf {
 /// The tracepoint hits of a recorded node, uncompressed: `regtest-tour` or `regtest-busy`.
 pub fn recorded_hits(name: &str) -> Result<Vec<u8>, recording::Error> {
     recording::read_file(&data_dir().join(name).join("tracepoints.bin.zst"), MAX_RECORDING)
-}
-
-/// A TCP port of 127.0.0.1 that nobody listened on a moment ago.
-///
-/// For programs that cannot choose one themselves; another process can take it before they do.
-pub fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 /// Waits until `condition` holds; says whether it did within `timeout`.
@@ -80,12 +83,6 @@ pub fn wait_until(timeout: Duration, mut condition: impl FnMut() -> bool) -> boo
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_free_port_can_be_listened_on() {
-        let port = free_port().unwrap();
-        assert!(TcpListener::bind(("127.0.0.1", port)).is_ok());
-    }
 
     #[test]
     fn waiting_ends_with_the_condition_or_the_time() {

@@ -59,7 +59,9 @@ mod tests {
     #[test]
     fn every_address_is_there_and_what_is_inside_stays_inside() {
         require!(need::root(), need::ip());
-        let port = in_new_network(|| {
+        // Nobody else gets it outside.
+        let port = crate::free_port().unwrap();
+        let inside = in_new_network(move || {
             for (any, one) in [("0.0.0.0:0", "11.22.33.44"), ("[::]:0", "2a01:4f8::1")] {
                 let listener = TcpListener::bind(any).unwrap();
                 let port = listener.local_addr().unwrap().port();
@@ -69,14 +71,11 @@ mod tests {
             ip("route add unreachable 44.0.0.0/8 table local").unwrap();
             let error = TcpStream::connect("44.1.2.3:1").unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::HostUnreachable, "{error}");
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let port = listener.local_addr().unwrap().port();
-            std::mem::forget(listener);
-            port
+            TcpListener::bind(("127.0.0.1", port)).unwrap()
         });
-        let port = port.unwrap();
+        let _inside = inside.unwrap();
         // The same port is free outside.
-        assert!(TcpListener::bind(("127.0.0.1", port)).is_ok());
+        TcpListener::bind(("127.0.0.1", port)).unwrap();
         let failed = std::panic::catch_unwind(|| in_new_network(|| panic!("as a test does")));
         assert!(failed.is_err());
     }

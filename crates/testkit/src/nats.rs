@@ -4,24 +4,18 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use tempfile::TempDir;
 use thiserror::Error;
 
+use crate::LONG;
 use crate::need::{self, Missing};
 use crate::process::{self, Process, Signal};
 
 /// The largest payload that peer-observer needs, bytes: a block of 4 MB and what is around it.
 pub const MAX_PAYLOAD: u32 = 5_242_880;
 
-/// It starts in some 10 ms; more is a busy machine.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// It ends at once, or tells its clients to go first.
-const STOP_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Written to the log just before the server accepts.
-const LISTENING: &str = "Listening for client connections on ";
+/// Written to the log when the server accepts.
 const READY: &str = "Server is ready";
 
 /// What can go wrong with a server.
@@ -41,12 +35,6 @@ pub enum Error {
     /// It does not run as it should.
     #[error(transparent)]
     Process(#[from] process::Error),
-    /// Its log is not understood.
-    #[error("cannot tell the port of the NATS server from {line:?}")]
-    Port {
-        /// The line of its log.
-        line: String,
-    },
     /// The certificate cannot be made.
     #[error("cannot make a certificate with openssl: {why}")]
     Certificate {
@@ -124,8 +112,9 @@ impl NatsServer {
         if config.transport == Transport::Tls {
             make_certificates(folder.path())?;
         }
-        // It chooses a free port itself, so that nobody can take it first.
-        let (process, port) = run(&program, &config, folder.path(), None)?;
+        let port = crate::free_port()
+            .map_err(|source| Error::Setup { path: folder.path().to_path_buf(), source })?;
+        let process = run(&program, &config, folder.path(), port)?;
         Ok(NatsServer { program, config, folder, port, process })
     }
 
@@ -156,7 +145,7 @@ impl NatsServer {
     /// Stops it in order, and waits until it is gone.
     pub fn stop(&mut self) -> Result<(), Error> {
         self.process.signal(Signal::Terminate)?;
-        self.process.wait(STOP_TIMEOUT)?;
+        self.process.wait(LONG)?;
         Ok(())
     }
 
@@ -168,7 +157,7 @@ impl NatsServer {
     /// Starts it again on the same port, after it was stopped or killed, and waits until it accepts.
     pub fn restart(&mut self) -> Result<(), Error> {
         self.process.kill()?;
-        (self.process, self.port) = run(&self.program, &self.config, self.folder.path(), Some(self.port))?;
+        self.process = run(&self.program, &self.config, self.folder.path(), self.port)?;
         Ok(())
     }
 
@@ -183,24 +172,20 @@ impl NatsServer {
     }
 }
 
-/// Runs a server with its files in `folder`; gives its port.
-fn run(program: &Path, config: &Config, folder: &Path, port: Option<u16>) -> Result<(Process, u16), Error> {
+/// Runs a server with its files in `folder`, and waits until it accepts.
+fn run(program: &Path, config: &Config, folder: &Path, port: u16) -> Result<Process, Error> {
     let path = folder.join("nats.conf");
     fs::write(&path, config_file(config, folder, port))
         .map_err(|source| Error::Setup { path: path.clone(), source })?;
     let mut command = Command::new(program);
     command.arg("--config").arg(path);
     let mut process = Process::spawn(command)?;
-    let line = process.wait_for_line(|line| line.contains(LISTENING), START_TIMEOUT)?;
-    let port = line.rsplit(':').next().and_then(|port| port.parse().ok());
-    let port = port.ok_or(Error::Port { line })?;
-    process.wait_for_line(|line| line.contains(READY), START_TIMEOUT)?;
-    Ok((process, port))
+    process.wait_for_line(|line| line.contains(READY), LONG)?;
+    Ok(process)
 }
 
-fn config_file(config: &Config, folder: &Path, port: Option<u16>) -> String {
+fn config_file(config: &Config, folder: &Path, port: u16) -> String {
     let folder = folder.display();
-    let port = port.map_or("-1".to_owned(), |port| port.to_string());
     let mut text = format!("host: \"127.0.0.1\"\nport: {port}\nmax_payload: {}\n", config.max_payload);
     if let Some((user, password)) = &config.login {
         text += &format!("authorization {{ user: {user:?}, password: {password:?} }}\n");
@@ -256,11 +241,10 @@ fn make_certificates(folder: &Path) -> Result<(), Error> {
 mod tests {
     use std::io::{BufRead, BufReader, Read, Write};
     use std::net::TcpStream;
+    use std::time::Duration;
 
     use super::*;
     use crate::require;
-
-    const LONG: Duration = Duration::from_secs(20);
 
     /// A client that speaks just enough of the protocol to tell whether the server answers.
     struct Client {

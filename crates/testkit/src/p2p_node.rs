@@ -73,9 +73,9 @@ impl ListeningNode {
         Ok(ListeningNode { addr: server.addr, seen, server })
     }
 
-    /// Listens at a port of 127.0.0.1.
+    /// Listens at a port of 127.0.0.1 that nobody else gets when this has ended.
     pub fn local(behaviour: Behaviour) -> io::Result<Self> {
-        Self::start(SocketAddr::from(([127, 0, 0, 1], 0)), behaviour)
+        Self::start(SocketAddr::from(([127, 0, 0, 1], crate::free_port()?)), behaviour)
     }
 
     /// Where it listens.
@@ -322,9 +322,7 @@ fn relay(
 mod tests {
     use super::*;
     use crate::p2p_peer::{NodePeer, Transport};
-    use crate::wait_until;
-
-    const LONG: Duration = Duration::from_secs(30);
+    use crate::{LONG, wait_until};
 
     #[test]
     fn scripted_peers_shake_hands_with_it_and_it_keeps_count() {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bip324::{CipherSession, GarbageResult, Handshake, PacketType, Role, VersionResult};
 
+use crate::LONG;
 use crate::peer::{self, Error, Message, Peer, REGTEST_MAGIC, version_payload};
 
 /// Length of a key as it is sent, bytes (BIP 324).
@@ -139,7 +140,7 @@ impl V2Peer {
     fn dial(addr: SocketAddr) -> Result<Self, Error> {
         let failed = |source| Error::Connection { what: "dial", addr, source };
         let stream = TcpStream::connect(addr).map_err(failed)?;
-        stream.set_read_timeout(Some(Duration::from_secs(30))).map_err(failed)?;
+        stream.set_read_timeout(Some(LONG)).map_err(failed)?;
         let cipher = agree(&stream, Role::Initiator).map_err(failed)?;
         Ok(V2Peer { stream, addr, cipher, received: Vec::new(), packet: None })
     }
@@ -288,8 +289,6 @@ mod tests {
     use super::*;
     use crate::bitcoind::RealNode;
     use crate::{need, require};
-
-    const LONG: Duration = Duration::from_secs(30);
 
     #[test]
     fn a_real_node_takes_it_for_a_peer_over_both_transports() {

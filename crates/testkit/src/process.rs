@@ -6,7 +6,10 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
 use thiserror::Error;
+
+use crate::LONG;
 
 /// Lines kept until somebody asks for them. A program that writes more loses its oldest ones.
 const MAX_LINES: usize = 200_000;
@@ -14,9 +17,6 @@ const MAX_LINES: usize = 200_000;
 const MAX_LINE: u64 = 1 << 20;
 /// Last lines shown in an error.
 const SHOWN_LINES: usize = 30;
-
-/// A stopped program stops within a time slice, unless it waits for a disk.
-const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What can go wrong with a program.
 #[derive(Debug, Error)]
@@ -99,6 +99,8 @@ pub struct Process {
     stdin: Option<ChildStdin>,
     output: Arc<Output>,
     last: VecDeque<String>,
+    /// Removed when the program is gone.
+    folder: Option<TempDir>,
 }
 
 #[derive(Debug, Default)]
@@ -150,7 +152,13 @@ impl Process {
         let reader = output.clone();
         std::thread::spawn(move || reader.read_from(stderr.expect("it is piped")));
         let stdin = child.stdin.take();
-        Ok(Process { program, child, stdin, output, last: VecDeque::new() })
+        Ok(Process { program, child, stdin, output, last: VecDeque::new(), folder: None })
+    }
+
+    /// Takes over a folder that the program uses: it is removed when the program is gone.
+    pub fn keep(mut self, folder: TempDir) -> Self {
+        self.folder = Some(folder);
+        self
     }
 
     /// Process id.
@@ -208,6 +216,18 @@ impl Process {
         self.output.lock().lines.drain(..).collect()
     }
 
+    /// Its last lines, whether they were waited for or not. Of one that has ended, those that it wrote at its end are among them.
+    pub fn last_lines(&mut self) -> String {
+        if !self.is_running() {
+            // They may not have been read yet: that goes on until its output is closed.
+            let _ = self.wait_for_line(|_| false, LONG);
+        }
+        let unread = self.take_lines();
+        self.last.extend(unread);
+        self.last.drain(..self.last.len().saturating_sub(SHOWN_LINES));
+        self.tail()
+    }
+
     fn tail(&self) -> String {
         self.last.iter().map(|line| format!("  {line}\n")).collect()
     }
@@ -229,9 +249,9 @@ impl Process {
     /// Sends a signal. With [`Signal::Stop`] it is frozen when this returns.
     pub fn signal(&mut self, signal: Signal) -> Result<(), Error> {
         self.send_signal(signal)?;
-        if signal == Signal::Stop && !crate::wait_until(FREEZE_TIMEOUT, || self.is_frozen()) {
+        if signal == Signal::Stop && !crate::wait_until(LONG, || self.is_frozen()) {
             let (program, tail) = (self.program.clone(), self.tail());
-            return Err(Error::Timeout { program, what: "stop", timeout: FREEZE_TIMEOUT, tail });
+            return Err(Error::Timeout { program, what: "stop", timeout: LONG, tail });
         }
         Ok(())
     }
@@ -274,10 +294,8 @@ impl Process {
         match status {
             Ok(Some(status)) => Ok(status),
             Ok(None) => {
-                let unread = self.take_lines();
-                self.last.extend(unread);
-                self.last.drain(..self.last.len().saturating_sub(SHOWN_LINES));
-                Err(Error::Timeout { program: self.program.clone(), what: "end", timeout, tail: self.tail() })
+                let tail = self.last_lines();
+                Err(Error::Timeout { program: self.program.clone(), what: "end", timeout, tail })
             }
             Err(source) => Err(self.talk_error("wait for", source)),
         }
@@ -306,7 +324,7 @@ impl Drop for Process {
 /// Another thread that forks while the file is open for writing passes the open file on to its child for a moment, and
 /// until that has gone the kernel refuses to run it.
 fn spawn_when_not_busy(command: &mut Command) -> io::Result<Child> {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + LONG;
     loop {
         match command.spawn() {
             Err(err) if err.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
@@ -320,8 +338,6 @@ fn spawn_when_not_busy(command: &mut Command) -> io::Result<Child> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const LONG: Duration = Duration::from_secs(20);
 
     fn shell(script: &str) -> Process {
         let mut command = Command::new("sh");
@@ -350,6 +366,14 @@ mod tests {
     }
 
     #[test]
+    fn what_a_program_says_at_its_end_is_shown_however_late_it_is_read() {
+        // The output stays open longer than the program, as if it were read late.
+        let mut process = shell("echo first; (sleep 1; echo at the end) & exit 3");
+        assert_eq!(process.wait(LONG).unwrap().code(), Some(3));
+        assert_eq!(process.last_lines(), "  first\n  at the end\n");
+    }
+
+    #[test]
     fn waiting_for_a_line_gives_up_in_time() {
         let mut process = shell("echo busy; read forever");
         let err = process.wait_for_line(|line| line == "ready", Duration::from_millis(300)).unwrap_err();
@@ -359,12 +383,14 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_process_is_gone() {
-        let process = shell("read forever");
+    fn a_dropped_process_is_gone_and_so_is_its_folder() {
+        let kept = tempfile::tempdir().unwrap();
+        let own = kept.path().to_path_buf();
+        let process = shell("read forever").keep(kept);
         let folder = format!("/proc/{}", process.id());
-        assert!(std::fs::exists(&folder).unwrap());
+        assert!(std::fs::exists(&folder).unwrap() && own.exists());
         drop(process);
-        assert!(!std::fs::exists(&folder).unwrap());
+        assert!(!std::fs::exists(&folder).unwrap() && !own.exists());
     }
 
     #[test]

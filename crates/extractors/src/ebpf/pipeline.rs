@@ -358,6 +358,7 @@ mod tests {
     use peer_observer_events::Subject;
     use peer_observer_events::proto::observer::{Loss, Source};
     use peer_observer_node::names::Names;
+    use peer_observer_testkit::LONG;
 
     use super::*;
 
@@ -459,7 +460,7 @@ mod tests {
         let mut told = Vec::new();
         // The decoder goes on: it tells before its end.
         let heard = rig.subscriber.recv_many(&mut told, 1);
-        tokio::time::timeout(Duration::from_secs(20), heard).await.expect("told while it works");
+        tokio::time::timeout(LONG, heard).await.expect("told while it works");
         let all = losses(&told);
         assert_eq!((all[0].stage(), all[0].cause.as_str(), all[0].count), (Stage::Decode, "malformed", 2));
         assert!(rig.end().await.is_empty(), "and not again");

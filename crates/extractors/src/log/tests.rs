@@ -14,14 +14,12 @@ use peer_observer_node::debug_log::Position;
 use peer_observer_testkit::bitcoind::RealNode;
 use peer_observer_testkit::log_writer::{LogWriter, Play, Rotation, recorded_log};
 use peer_observer_testkit::nats::NatsServer;
-use peer_observer_testkit::{need, require};
+use peer_observer_testkit::{LONG as PATIENCE, STOP, need, require};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::DropGuard;
 
 use super::*;
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An extractor that runs, and who reads what it publishes.
 struct Running {
@@ -117,7 +115,7 @@ impl Running {
     /// Stops it, and takes what is left.
     async fn end(mut self) -> (Vec<(u64, Log)>, Vec<Loss>) {
         self.stop.cancel();
-        let result = tokio::time::timeout(Duration::from_secs(2), &mut self.task).await;
+        let result = tokio::time::timeout(STOP, &mut self.task).await;
         result.expect("ends in time").unwrap().unwrap();
         self.bus.close(Duration::ZERO).await;
         while self.take().await > 0 {}

@@ -11,7 +11,7 @@ use peer_observer_node::access::{Access, User};
 use peer_observer_testkit::bitcoind::RealNode;
 use peer_observer_testkit::fake_rpc::{Behaviour, EVERYTHING, FakeRpc};
 use peer_observer_testkit::nats::{self, NatsServer};
-use peer_observer_testkit::{data_dir, need, require};
+use peer_observer_testkit::{LONG as PATIENCE, STOP, data_dir, need, require};
 use serde_json::{Map, Value, json};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -19,7 +19,6 @@ use tokio::task::JoinHandle;
 use super::methods::Method;
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(20);
 const OFTEN: Duration = Duration::from_millis(50);
 
 /// An extractor that runs against a server, and what it publishes.
@@ -109,7 +108,7 @@ impl Running {
 
     async fn stop(self) {
         self.stop.cancel();
-        let ended = tokio::time::timeout(Duration::from_secs(2), self.task).await;
+        let ended = tokio::time::timeout(STOP, self.task).await;
         ended.expect("it ends in time").unwrap().unwrap();
     }
 }

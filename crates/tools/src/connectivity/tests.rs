@@ -15,7 +15,7 @@ use peer_observer_events::{Event, PeerObserverEvent};
 use peer_observer_node::p2p::Network;
 use peer_observer_testkit::bitcoind::RealNode;
 use peer_observer_testkit::p2p_node::{Behaviour, ListeningNode, SocksProxy};
-use peer_observer_testkit::{need, require};
+use peer_observer_testkit::{LONG, STOP, need, require, wait_until};
 use tokio::task::JoinHandle;
 
 use super::probe::{USER_AGENT, probe};
@@ -23,7 +23,6 @@ use super::*;
 use crate::scrape::scrape;
 use crate::tour::tour;
 
-const LONG: Duration = Duration::from_secs(30);
 /// Services with NODE_P2P_V2 (BIP 324).
 const V2: u64 = 1 << 11 | 1;
 
@@ -35,11 +34,17 @@ fn local() -> Config {
         p2p_network: Network::Regtest,
         rate: 1000,
         netgroup_rate: 1000,
-        connect_timeout: 2,
-        handshake_timeout: 1,
+        // Longer than anybody takes who answers, on any machine.
+        connect_timeout: 60,
+        handshake_timeout: 60,
         allow_local: true,
         ..Config::default()
     }
+}
+
+/// Settings for nodes that do not answer.
+fn impatient() -> Config {
+    Config { handshake_timeout: 1, ..local() }
 }
 
 fn address(addr: SocketAddr, services: u64) -> Address {
@@ -114,7 +119,7 @@ impl Running {
 
     async fn end(self) {
         self.stop.cancel();
-        tokio::time::timeout(Duration::from_secs(2), self.tool).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(STOP, self.tool).await.unwrap().unwrap().unwrap();
     }
 }
 
@@ -144,13 +149,17 @@ async fn every_kind_of_answer_is_told_apart() {
         (Behaviour::Floods, Transport::V1, Err(Failure::Protocol)),
         (Behaviour::Floods, Transport::V2, Err(Failure::Protocol)),
     ];
-    let config = local();
     for (behaviour, over, expected) in cases {
+        let config = match expected {
+            Err(Failure::HandshakeTimeout) => impatient(),
+            _ => local(),
+        };
         let node = ListeningNode::local(behaviour).unwrap();
         let outcome = probe(&Target::Direct(node.addr()), over, &config).await;
         let transport = outcome.result.as_ref().map(|answer| answer.transport).map_err(|failure| *failure);
         assert_eq!(transport, expected, "{behaviour:?} {over:?}");
-        assert!(outcome.took < Duration::from_secs(5), "{behaviour:?}: {:?}", outcome.took);
+        // It may have been given up before the node came to it.
+        assert!(wait_until(LONG, || node.seen().connections > 0), "{behaviour:?}");
         let seen = node.seen();
         assert_eq!(seen.connections, 1, "{behaviour:?}");
         assert!(seen.user_agents.iter().all(|agent| agent == USER_AGENT), "{seen:?}");
@@ -160,7 +169,7 @@ async fn every_kind_of_answer_is_told_apart() {
         }
     }
     let gone = ListeningNode::local(Behaviour::Hangs).unwrap().stop();
-    let outcome = probe(&Target::Direct(gone), Transport::V1, &config).await;
+    let outcome = probe(&Target::Direct(gone), Transport::V1, &local()).await;
     assert_eq!(outcome.result, Err(Failure::Refused));
 }
 
@@ -183,9 +192,8 @@ async fn it_says_who_it_is_and_hangs_up_when_both_know_each_other() {
 async fn a_real_node_answers_over_both_transports() {
     require!(need::bitcoind());
     let node = RealNode::start(&[]).unwrap();
-    let config = Config { handshake_timeout: 30, ..local() };
     for transport in [Transport::V1, Transport::V2] {
-        let outcome = probe(&Target::Direct(node.p2p_addr()), transport, &config).await;
+        let outcome = probe(&Target::Direct(node.p2p_addr()), transport, &local()).await;
         let answer = outcome.result.unwrap();
         assert_eq!(answer.transport, transport);
         assert!(answer.version.user_agent.starts_with("/Satoshi:"), "{answer:?}");
@@ -350,7 +358,7 @@ async fn who_hangs_up_on_v2_costs_two_connections_of_the_rate() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_connections_are_open_than_allowed() {
     let node = ListeningNode::start("0.0.0.0:0".parse().unwrap(), Behaviour::Hangs).unwrap();
-    let tool = Running::start(Config { concurrency: 3, ..local() }).await;
+    let tool = Running::start(Config { concurrency: 3, ..impatient() }).await;
     let addresses = (1..=9).map(|n| address(([127, n, 0, 1], node.addr().port()).into(), 1));
     tool.publish([told("1.2.3.4:1", addresses.collect())]);
     let deadline = Instant::now() + LONG;
@@ -366,7 +374,7 @@ async fn no_more_connections_are_open_than_allowed() {
         }
         assert!(Instant::now() < deadline, "{page}");
     }
-    assert_eq!(node.seen().connections, 9);
+    assert!(wait_until(LONG, || node.seen().connections == 9), "{:?}", node.seen());
     tool.end().await;
 }
 

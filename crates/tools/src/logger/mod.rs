@@ -215,6 +215,7 @@ mod tests {
     use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
     use peer_observer_events::proto::observer::{Source, UtxoCache};
     use peer_observer_events::{Event, PeerObserverEvent};
+    use peer_observer_testkit::{LONG, STOP};
 
     use super::*;
     use crate::tour::tour;
@@ -333,7 +334,7 @@ mod tests {
         publish(&bus, 10);
         let out = Broken(io::ErrorKind::BrokenPipe);
         let run = run_to(Config::default(), subscriber, CancellationToken::new(), out, Colour::None);
-        tokio::time::timeout(Duration::from_secs(10), run).await.unwrap().unwrap();
+        tokio::time::timeout(LONG, run).await.unwrap().unwrap();
     }
 
     #[tokio::test]
@@ -343,7 +344,7 @@ mod tests {
         publish(&bus, 10);
         let out = Broken(io::ErrorKind::StorageFull);
         let run = run_to(Config::default(), subscriber, CancellationToken::new(), out, Colour::None);
-        let error = tokio::time::timeout(Duration::from_secs(10), run).await.unwrap().unwrap_err();
+        let error = tokio::time::timeout(LONG, run).await.unwrap().unwrap_err();
         assert!(matches!(error, Error::Write { .. }), "{error}");
     }
 
@@ -382,7 +383,7 @@ mod tests {
         let run = tokio::spawn(run);
         tokio::task::spawn_blocking(move || writing.recv()).await.unwrap().unwrap();
         stop.cancel();
-        tokio::time::timeout(Duration::from_secs(2), run).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(STOP, run).await.unwrap().unwrap().unwrap();
         drop(release);
     }
 }

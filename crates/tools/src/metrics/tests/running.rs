@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use peer_observer_bus::{Bus, Limits};
+use peer_observer_testkit::{LONG, STOP};
 use tokio::net::TcpStream;
 
 use super::*;
@@ -36,7 +37,7 @@ async fn what_was_published_is_what_is_scraped_by_many_at_once() {
             batch.publish(&node, time_ns, event.peer_observer_event.unwrap());
         }
     }
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    let deadline = tokio::time::Instant::now() + LONG;
     while sum(&scraped(address).await, "peerobserver_pipeline_events") < 1646.0 {
         assert!(tokio::time::Instant::now() < deadline, "the events do not arrive");
     }
@@ -51,7 +52,7 @@ async fn what_was_published_is_what_is_scraped_by_many_at_once() {
         expect(&counted, &[("pipeline_events_without_origin", 0.0), ("pipeline_queue_events", 0.0)]);
     }
     stop.cancel();
-    tokio::time::timeout(Duration::from_secs(2), run).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(STOP, run).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -72,7 +73,7 @@ async fn a_list_that_changes_counts_from_then_on() {
         conn: conn("192.0.2.1:1", 1),
         existing_connections: 1,
     }));
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    let deadline = tokio::time::Instant::now() + LONG;
     while samples(&locked(&metrics).render(Format::Text))["peerobserver_conn_inbound_banlist_gmax"] == 0.0 {
         assert!(tokio::time::Instant::now() < deadline, "the list is not read again");
         locked(&metrics).observe(&opened);
