@@ -121,7 +121,7 @@ async fn listen(
         }
         publish(&mut outcome, node, unix, shared);
         ended?;
-        write(&mut writer, &mut outcome, handshake_timeout).await?;
+        write(&mut writer, &mut outcome, shared).await?;
         if session.is_established() && serving.is_none() {
             tracing::info!(%peer, %node, transport = transport.as_str_name(), "a node has connected");
             serving = Some(shared.serving(node));
@@ -136,7 +136,7 @@ async fn listen(
             },
             _ = pings.tick(), if may_ping => {
                 session.ping(Instant::now(), &mut outcome);
-                write(&mut writer, &mut outcome, handshake_timeout).await?;
+                write(&mut writer, &mut outcome, shared).await?;
             }
             () = sleep_until(limit) => return Err(match session.is_established() {
                 true => Closed::Idle(idle_timeout),
@@ -202,11 +202,17 @@ fn publish(outcome: &mut Outcome, node: &Arc<str>, unix: Duration, shared: &Shar
     }
 }
 
-async fn write(writer: &mut OwnedWriteHalf, outcome: &mut Outcome, limit: Duration) -> Result<(), Closed> {
+async fn write(writer: &mut OwnedWriteHalf, outcome: &mut Outcome, shared: &Shared) -> Result<(), Closed> {
     if outcome.answer.is_empty() {
         return Ok(());
     }
-    timeout(limit, writer.write_all(&outcome.answer)).await.map_err(|_| Closed::Writing(limit))??;
+    let limit = shared.config.handshake_timeout();
+    tokio::select! {
+        written = timeout(limit, writer.write_all(&outcome.answer)) => {
+            written.map_err(|_| Closed::Writing(limit))??;
+        }
+        () = shared.stop.cancelled() => return Err(Closed::Stopped),
+    }
     outcome.answer.clear();
     Ok(())
 }

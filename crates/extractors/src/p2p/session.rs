@@ -332,3 +332,37 @@ fn at_most(msg_type: &'static str, entries: usize, limit: usize) -> Result<(), E
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use peer_observer_node::p2p::{Network, v1};
+
+    use super::*;
+
+    #[test]
+    fn a_ping_takes_from_its_start_until_its_own_pong_and_is_told_once() {
+        let mut session = Session::new((&Config::default()).into(), Transport::V1);
+        let mut outcome = Outcome::new(Encoder::V1(v1::Encoder::new(Network::Regtest)));
+        let begin = Instant::now();
+        let nonces = [0, 10_000, 20_000].map(|us| {
+            outcome.answer.clear();
+            session.ping(begin + Duration::from_micros(us), &mut outcome);
+            outcome.answer[outcome.answer.len() - 8..].to_vec()
+        });
+        // Who answers the third will not answer the second any more.
+        for (nonce, us) in [(0, 7_001), (0, 8_000), (2, 25_002), (1, 30_000)] {
+            session.pong(&nonces[nonce], begin + Duration::from_micros(us), &mut outcome);
+        }
+        let told: Vec<u64> = outcome
+            .events
+            .iter()
+            .map(|event| match event {
+                PeerObserverEvent::P2pExtractor(P2p { p2p_event: Some(P2pEvent::PingDuration(ping)) }) => {
+                    ping.duration
+                }
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(told, [7_001_000, 5_002_000]);
+    }
+}
