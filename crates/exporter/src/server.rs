@@ -400,6 +400,7 @@ mod tests {
         let (address, stop, server) = start("a 1\n").await;
         let _silent = TcpStream::connect(address).await.unwrap();
         assert!(get(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.ends_with("a 1\n"));
+        tokio::time::pause();
         stop.cancel();
         tokio::time::timeout(2 * STOP_TIMEOUT, server).await.unwrap().unwrap();
     }
