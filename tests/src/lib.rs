@@ -37,18 +37,24 @@ pub mod strict;
 pub mod told;
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::time::Duration;
 
-/// Longer than anything takes on a busy machine.
-pub const LONG: Duration = Duration::from_secs(60);
+pub use peer_observer_testkit::{LONG, STOP};
 
 /// Waits its turn: tests that load both processors would disturb each other, also from process to process. The turn ends when
 /// what is returned is dropped.
 pub fn turn() -> File {
-    let path = std::env::temp_dir().join("peer-observer-e2e.lock");
+    let path = target().join("peer-observer-e2e.lock");
     let file = File::create(&path).unwrap_or_else(|e| panic!("cannot create {}: {e}", path.display()));
     file.lock().unwrap_or_else(|e| panic!("cannot lock {}: {e}", path.display()));
     file
+}
+
+/// Where Cargo builds: tests lie in TARGET/PROFILE/deps.
+pub(crate) fn target() -> PathBuf {
+    let test = std::env::current_exe().expect("the path of the test");
+    test.ancestors().nth(3).expect("the target directory").to_path_buf()
 }
 
 /// Waits until `condition` holds, without holding up the runtime.

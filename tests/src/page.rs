@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 /// Series as they stand on the page, with their values.
 pub type Samples = BTreeMap<String, f64>;
@@ -14,7 +13,7 @@ pub type Samples = BTreeMap<String, f64>;
 /// When nobody serves it there (yet).
 pub fn fetch(address: SocketAddr) -> io::Result<Samples> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(crate::LONG))?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

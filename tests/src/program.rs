@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use peer_observer_testkit::process::{Process, Signal};
+use tempfile::TempDir;
 
 use crate::plain::{KNOCKER, knock};
 use crate::{LONG, page};
@@ -20,16 +21,14 @@ pub fn path() -> &'static PathBuf {
         if let Some(path) = std::env::var_os("PEER_OBSERVER") {
             return path.into();
         }
-        // Tests lie in TARGET/PROFILE/deps.
-        let test = std::env::current_exe().expect("the path of the test");
-        let target = test.ancestors().nth(3).expect("the target directory");
+        let target = crate::target();
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let built = Command::new(cargo)
             .args(["build", "--quiet", "--package", "peer-observer"])
             // Where Cargo builds tests with all features, it does not have to build everything again.
             .args(cfg!(feature = "ipc").then_some("--all-features"))
             .arg("--target-dir")
-            .arg(target)
+            .arg(&target)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status();
         assert!(
@@ -40,13 +39,15 @@ pub fn path() -> &'static PathBuf {
     })
 }
 
-/// The program with these arguments, away from what users keep.
-pub fn command(args: &[&str]) -> Command {
+/// The program with these arguments, and a folder for the places in logs that it keeps: nobody wants them of the nodes of tests.
+///
+/// # Panics
+/// When there can be no folder.
+pub fn command(args: &[&str]) -> (Command, TempDir) {
+    let state = tempfile::tempdir().expect("a folder");
     let mut command = Command::new(path());
-    command.args(args).env("NO_COLOR", "1");
-    // Places in logs are kept there, and nobody wants them of the nodes of tests.
-    command.env("STATE_DIRECTORY", std::env::temp_dir().join("peer-observer-e2e-state"));
-    command
+    command.args(args).env("NO_COLOR", "1").env("STATE_DIRECTORY", state.path());
+    (command, state)
 }
 
 /// Starts it.
@@ -54,7 +55,8 @@ pub fn command(args: &[&str]) -> Command {
 /// # Panics
 /// When it cannot be run.
 pub fn start(args: &[&str]) -> Process {
-    Process::spawn(command(args)).expect("cannot run the program")
+    let (command, state) = command(args);
+    Process::spawn(command).expect("cannot run the program").keep(state)
 }
 
 /// Runs it to its end.
@@ -62,7 +64,8 @@ pub fn start(args: &[&str]) -> Process {
 /// # Panics
 /// When it cannot be run.
 pub fn output(args: &[&str]) -> Output {
-    command(args).output().expect("cannot run the program")
+    let (mut command, _state) = command(args);
+    command.output().expect("cannot run the program")
 }
 
 /// Starts `peer-observer metrics` on a free port, and waits until it gets what `client` publishes on the server at `url`.

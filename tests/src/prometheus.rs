@@ -4,7 +4,6 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use peer_observer_testkit::process::Process;
 use serde_json::Value;
@@ -42,7 +41,7 @@ impl Prometheus {
     /// When it does not answer, or with an error.
     pub fn get(&self, path: &str) -> io::Result<Value> {
         let mut stream = TcpStream::connect(self.address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.set_read_timeout(Some(crate::LONG))?;
         // 1.0: the answer comes in one piece and ends with the connection.
         write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address)?;
         let mut answer = String::new();

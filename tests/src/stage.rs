@@ -9,9 +9,9 @@ use peer_observer_events::PeerObserverEvent;
 use peer_observer_events::proto::observer::Source;
 use peer_observer_extractors::{convert, log, rpc};
 use peer_observer_node::recording::{self, Records};
-use peer_observer_testkit::data_dir;
 use peer_observer_testkit::fake_rpc::{Behaviour, FakeRpc};
 use peer_observer_testkit::log_writer::recorded_log;
+use peer_observer_testkit::{data_dir, free_port};
 use peer_observer_tools::web;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -66,9 +66,10 @@ impl Stage {
         let mut config = config(&folder);
         change(&mut config);
         let subscriber = bus.subscriber("web", &web::subjects(&config), Limits::default());
-        let address = address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
+        // Where one can be started again.
+        let own = || SocketAddr::from(([127, 0, 0, 1], free_port().expect("a free port")));
+        let address = address.unwrap_or_else(own);
         let listener = TcpListener::bind(address).await.expect("an address to listen at");
-        let address = listener.local_addr().expect("the address");
         let stop = CancellationToken::new();
         let server = tokio::spawn({
             let stop = stop.clone();

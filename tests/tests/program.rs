@@ -2,18 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use peer_observer_e2e::page::{self, sum};
-use peer_observer_e2e::{LONG, program};
+use peer_observer_e2e::{LONG, STOP, program};
 use peer_observer_testkit::process::{Process, Signal};
 use peer_observer_testkit::standin::{Binary, Config, Pace, StandIn, Variant};
-use peer_observer_testkit::{need, require};
-
-/// Within this time it has to be gone after a signal.
-const END: Duration = Duration::from_secs(2);
+use peer_observer_testkit::{free_port, need, require};
 
 /// Capabilities that the eBPF extractor needs while it runs (linux/capability.h): CAP_DAC_READ_SEARCH 2, CAP_SYS_PTRACE 19,
 /// CAP_PERFMON 38, CAP_BPF 39.
@@ -55,16 +51,15 @@ fn run(standin: &StandIn, args: &[&str]) -> Process {
 #[test]
 fn everything_that_was_seen_before_a_signal_is_shown_and_the_end_is_quick() {
     require!(need::root());
-    const PINGS: u64 = 5_000;
+    // So many that most are on their way, and so few that even a busy machine shows them in the time for it.
+    const PINGS: u64 = 1_000;
     for signal in [Signal::Interrupt, Signal::Terminate] {
         let mut standin = StandIn::start(Variant::Core30, &Config::pings(PINGS)).unwrap();
         let mut program = run(&standin, &["--no-metrics"]);
         standin.go().unwrap();
         assert_eq!(standin.report(LONG).unwrap().fired, PINGS);
         program.signal(signal).unwrap();
-        let begin = Instant::now();
-        let status = program.wait(LONG).unwrap();
-        assert!(begin.elapsed() < END, "{signal:?}: it took {:?}", begin.elapsed());
+        let status = program.wait(STOP).unwrap();
         assert!(status.success(), "{signal:?}: {status}");
         // Its output is read by a thread that may not be done yet.
         let mut shown = 0;
@@ -89,7 +84,8 @@ fn programs_whose_log_nobody_reads_any_more_go_on_and_end_as_others_do() {
     for (args, line) in
         [(&run[..], "watching"), (&metrics[..], "serving metrics"), (&log[..], "the log is not there yet")]
     {
-        let mut child = program::command(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let (mut command, _state) = program::command(args);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
         said.find(|said| said.as_ref().unwrap().contains(line)).unwrap().unwrap();
         drop(said);
@@ -114,9 +110,7 @@ fn under_load_the_end_is_quick_too() {
     standin.go().unwrap();
     program.wait_for_line(|line| line.contains("\"Ping\""), LONG).unwrap();
     program.signal(Signal::Terminate).unwrap();
-    let begin = Instant::now();
-    assert!(program.wait(LONG).unwrap().success());
-    assert!(begin.elapsed() < END, "it took {:?}", begin.elapsed());
+    assert!(program.wait(STOP).unwrap().success());
 }
 
 #[test]
@@ -125,9 +119,10 @@ fn it_shows_what_happens_and_counts_it() {
     let mut standin = StandIn::start(Variant::Core30, &Config::pings(500)).unwrap();
     let binary = standin.binary().path().display().to_string();
     let node = format!("{}=alice", standin.datadir().display());
-    let mut program =
-        program::start(&["run", "--no-web", "-b", &binary, "-m", "127.0.0.1:0", "--node", &node]);
-    let address = program::page_address(&mut program);
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
+    let at = address.to_string();
+    let mut program = program::start(&["run", "--no-web", "-b", &binary, "-m", &at, "--node", &node]);
+    assert_eq!(program::page_address(&mut program), address);
     let watching = program.wait_for_line(|line| line.contains("watching"), LONG).unwrap();
     for part in ["node=alice", &standin.pid().to_string(), "regtest", &binary] {
         assert!(watching.contains(part), "{part}: {watching}");

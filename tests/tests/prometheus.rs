@@ -24,13 +24,13 @@ use peer_observer_testkit::fake_rpc::{self, FakeRpc};
 #[cfg(feature = "ipc")]
 use peer_observer_testkit::ipc_node::{Control, FakeNode, HasStarted, Kind};
 use peer_observer_testkit::p2p_node::{Behaviour, ListeningNode};
-use peer_observer_testkit::{data_dir, free_port, need, require};
+use peer_observer_testkit::{data_dir, free_port, need, require, wait_until};
 use peer_observer_tools::{connectivity, metrics};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-/// Time in which every query has to have an answer.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Time in which every query has to have an answer: hundreds are asked again and again, with everything on one machine.
+const PATIENCE: Duration = Duration::from_secs(600);
 /// How far back the history goes that Prometheus is given, and the distance of its samples, s.
 const HISTORY: u64 = 26 * 3600;
 const STEP: u64 = 300;
@@ -506,6 +506,20 @@ fn rule_queries() -> BTreeSet<(String, String)> {
     queries
 }
 
+/// Rules that cannot be evaluated, and exporters that cannot be read.
+fn unhealthy(prometheus: &Prometheus) -> Vec<String> {
+    let rules = prometheus.get("/api/v1/rules").unwrap();
+    let groups = rules["data"]["groups"].as_array().unwrap().iter();
+    let rules = groups.flat_map(|group| group["rules"].as_array().unwrap());
+    let ill = rules.filter(|rule| rule["health"] != "ok");
+    let mut all: Vec<String> = ill.map(|rule| format!("{}: {}", rule["name"], rule["lastError"])).collect();
+    let targets = prometheus.get("/api/v1/targets").unwrap();
+    let targets = targets["data"]["activeTargets"].as_array().unwrap().iter();
+    let ill = targets.filter(|target| target["health"] != "up");
+    all.extend(ill.map(|target| format!("{}: {}", target["scrapeUrl"], target["lastError"])));
+    all
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_of_dashboards_and_rules_is_answered_and_so_is_every_public_name() {
     require!(need::prometheus());
@@ -542,17 +556,11 @@ async fn every_query_of_dashboards_and_rules_is_answered_and_so_is_every_public_
     }
     assert!(open.is_empty(), "nothing is shown for {open:#?}");
 
-    let rules = prometheus.get("/api/v1/rules").unwrap();
-    for rule in rules["data"]["groups"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .flat_map(|group| group["rules"].as_array().unwrap())
-    {
-        assert_eq!(rule["health"], "ok", "{}: {}", rule["name"], rule["lastError"]);
-    }
-    let targets = prometheus.get("/api/v1/targets").unwrap();
-    for target in targets["data"]["activeTargets"].as_array().unwrap() {
-        assert_eq!(target["health"], "up", "{}", target["lastError"]);
-    }
+    // What takes longer than a second fails once, on a busy machine.
+    let mut ill = Vec::new();
+    let is_well = wait_until(PATIENCE, || {
+        ill = unhealthy(&prometheus);
+        ill.is_empty()
+    });
+    assert!(is_well, "{ill:#?}");
 }
