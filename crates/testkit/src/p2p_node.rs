@@ -13,11 +13,9 @@ use std::time::{Duration, Instant};
 
 use bip324::{CipherSession, PacketType, Role};
 
+use crate::LONG;
 use crate::p2p_peer::agree;
 use crate::peer::{self, REGTEST_MAGIC, version_payload};
-
-/// How long a node that answers waits for the other side. Longer than any time limit that is tested.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a node does with a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,8 +171,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn behave(mut stream: &TcpStream, behaviour: Behaviour, seen: &Mutex<Seen>) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(LONG))?;
+    stream.set_write_timeout(Some(LONG))?;
     match behaviour {
         Behaviour::AnswersV1 => shake_hands(stream, b"verack", seen),
         Behaviour::VersionOnly => shake_hands(stream, b"", seen),
@@ -190,7 +188,7 @@ fn behave(mut stream: &TcpStream, behaviour: Behaviour, seen: &Mutex<Seen>) -> i
         }
         Behaviour::Hangs => wait_for_end(stream),
         Behaviour::Drips => {
-            let deadline = Instant::now() + PATIENCE;
+            let deadline = Instant::now() + LONG;
             for byte in peer::frame(REGTEST_MAGIC, "version", &version_payload()) {
                 stream.write_all(&[byte])?;
                 std::thread::sleep(Duration::from_millis(300));
@@ -289,7 +287,7 @@ fn relay(
     routes: &BTreeMap<String, SocketAddr>,
     names: &Mutex<Vec<String>>,
 ) -> io::Result<()> {
-    client.set_read_timeout(Some(PATIENCE))?;
+    client.set_read_timeout(Some(LONG))?;
     let mut greeting = [0; 3];
     client.read_exact(&mut greeting)?;
     client.write_all(&[5, 0])?;
@@ -322,7 +320,7 @@ fn relay(
 mod tests {
     use super::*;
     use crate::p2p_peer::{NodePeer, Transport};
-    use crate::{LONG, wait_until};
+    use crate::wait_until;
 
     #[test]
     fn scripted_peers_shake_hands_with_it_and_it_keeps_count() {
