@@ -202,13 +202,23 @@ components! {
 /// What every component has to do, whatever else it does.
 #[cfg(test)]
 mod contract {
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
     use std::time::Duration;
 
-    use super::*;
-    use crate::run::Parts;
+    use peer_observer_bus::SubscriberStats;
+    use peer_observer_events::proto::ebpf_extractor::Ebpf;
+    use peer_observer_events::proto::ebpf_extractor::ebpf::EbpfEvent;
+    use peer_observer_events::proto::ebpf_extractor::message::message_event::Msg;
+    use peer_observer_events::proto::ebpf_extractor::message::{MessageEvent, Metadata, Unknown};
+    use peer_observer_events::proto::observer::Loss;
+    use peer_observer_events::{PeerObserverEvent, Subject};
+    use peer_observer_testkit::nats::{self, NatsServer};
+    use peer_observer_testkit::standin::{Binary, Variant};
+    use peer_observer_testkit::{LONG, STOP, need, require};
+    use tokio::task::JoinHandle;
 
-    /// In this time everything ends, however it is stopped.
-    const END: Duration = Duration::from_secs(2);
+    use super::*;
 
     /// Settings with which every component can run on a machine that runs other tests, too.
     fn sections() -> Sections {
@@ -219,7 +229,8 @@ mod contract {
             "connectivity.connect=true".to_owned(),
             "connectivity.metrics_address=127.0.0.1:0".to_owned(),
             format!("capture.recording=[\"{recording}\"]"),
-            "capture.speed=1.0".to_owned(),
+            // It takes longer than any test.
+            "capture.speed=0.01".to_owned(),
             "log.log_file=/nonexistent/debug.log".to_owned(),
             // Not even root can write there.
             "log.log_state=/proc/nonexistent/log.json".to_owned(),
@@ -235,23 +246,91 @@ mod contract {
         config::read(None, &set).unwrap()
     }
 
+    /// The same, for this node alone, which does not run: to leave the nodes of other tests takes as long as there are many.
+    fn sections_for(node: &Binary) -> Sections {
+        let mut sections = sections();
+        sections.ebpf.bitcoind_path = vec![node.path().to_path_buf()];
+        sections
+    }
+
     fn buses(sections: &Sections) -> [Bus; 2] {
         [Bus::in_process(), Bus::nats(sections.nats.clone()).unwrap()]
     }
 
-    /// Runs a component for a moment and stops it; fails when it ends before, or does not end in time.
-    async fn starts_and_stops(name: &str, bus: &Bus, parts: Parts) {
-        let stop = CancellationToken::new();
-        let stopper = stop.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            stopper.cancel();
-        });
-        let begin = std::time::Instant::now();
-        parts.until_end(bus, stop).await.unwrap_or_else(|e| panic!("{name} failed: {e:#}"));
-        let took = begin.elapsed();
-        assert!(took >= Duration::from_millis(300), "{name} ended by itself after {took:?}");
-        assert!(took <= END + Duration::from_millis(300), "{name} took {took:?} to end");
+    /// The extractors that can run here.
+    fn extractors() -> impl Iterator<Item = ExtractorKind> {
+        ExtractorKind::ALL.iter().copied().filter(|extractor| match extractor {
+            ExtractorKind::Ebpf if !extractors::ebpf::may_run() => {
+                eprintln!("skipped: the ebpf extractor needs root");
+                false
+            }
+            ExtractorKind::Ipc if !extractors::ipc::IS_BUILT => {
+                eprintln!("skipped: the ipc extractor needs --features ipc");
+                false
+            }
+            _ => true,
+        })
+    }
+
+    /// A component that runs.
+    struct Running {
+        name: &'static str,
+        task: JoinHandle<Result<()>>,
+    }
+
+    impl Running {
+        fn extractor(kind: ExtractorKind, bus: &Bus, sections: &Sections, stop: &CancellationToken) -> Self {
+            let (publisher, sections, stop) = (kind.publisher(bus), sections.clone(), stop.clone());
+            let run = async move { kind.run(&sections, publisher, stop).await };
+            Running { name: kind.name(), task: tokio::spawn(run) }
+        }
+
+        fn tool(
+            kind: ToolKind,
+            subscriber: Subscriber,
+            sections: &Sections,
+            stop: &CancellationToken,
+        ) -> Self {
+            let (sections, stop) = (sections.clone(), stop.clone());
+            let run = async move { kind.run(&sections, subscriber, stop).await };
+            Running { name: kind.name(), task: tokio::spawn(run) }
+        }
+
+        /// Gives it a moment: one that cannot work says so at once.
+        async fn goes_on(&mut self) {
+            let ended = tokio::time::timeout(Duration::from_millis(300), &mut self.task).await;
+            assert!(ended.is_err(), "{} ended by itself: {ended:?}", self.name);
+        }
+
+        async fn ends(self) {
+            // The kernel checks its programs before they run, and nothing can interrupt that.
+            let limit = if self.name == ExtractorKind::Ebpf.name() { LONG } else { STOP };
+            let ended = tokio::time::timeout(limit, self.task).await;
+            let ended = ended.unwrap_or_else(|_| panic!("{} does not end", self.name));
+            ended.unwrap().unwrap_or_else(|error| panic!("{} failed: {error:#}", self.name));
+        }
+    }
+
+    /// A message that counts as so large in queues.
+    fn message(size: u64) -> PeerObserverEvent {
+        let meta = Metadata {
+            peer_id: 1,
+            addr: "1.2.3.4:8333".into(),
+            conn_type: 1,
+            command: "odd".into(),
+            inbound: true,
+            size,
+        };
+        let msg = Some(Msg::Unknown(Unknown::default()));
+        let message = MessageEvent { meta, msg, decode_error: None, captured: None };
+        PeerObserverEvent::EbpfExtractor(Ebpf { ebpf_event: Some(EbpfEvent::Message(message)) })
+    }
+
+    fn loss_of(delivery: &peer_observer_bus::Delivery, component: &str) -> Option<Loss> {
+        match &delivery.event.peer_observer_event {
+            Some(PeerObserverEvent::Loss(loss)) if loss.component == component => Some(loss.clone()),
+            _ => None,
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -259,28 +338,132 @@ mod contract {
         let sections = sections();
         for tool in ToolKind::ALL {
             for bus in buses(&sections) {
-                let parts = Parts::start_tools(&bus, &sections, &[*tool]);
-                starts_and_stops(tool.name(), &bus, parts).await;
+                let stop = CancellationToken::new();
+                let start = || Running::tool(*tool, tool.subscriber(&bus, &sections), &sections, &stop);
+                let (mut told, mut seen) = (start(), start());
+                told.goes_on().await;
+                seen.goes_on().await;
+                bus.close(Duration::ZERO).await;
+                seen.ends().await;
+                stop.cancel();
+                told.ends().await;
             }
         }
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn every_extractor_starts_and_stops_also_without_a_server() {
-        let sections = sections();
-        for extractor in ExtractorKind::ALL {
-            if *extractor == ExtractorKind::Ebpf && !extractors::ebpf::may_run() {
-                eprintln!("skipped: the ebpf extractor needs root");
-                continue;
-            }
-            if *extractor == ExtractorKind::Ipc && !extractors::ipc::IS_BUILT {
-                eprintln!("skipped: the ipc extractor needs --features ipc");
-                continue;
-            }
+        let node = Binary::install(Variant::Core30).unwrap();
+        let sections = sections_for(&node);
+        for extractor in extractors() {
             for bus in buses(&sections) {
-                let mut parts = Parts::start_tools(&bus, &sections, &[]);
-                parts.start_extractor(*extractor, &bus, &sections);
-                starts_and_stops(extractor.name(), &bus, parts).await;
+                let stop = CancellationToken::new();
+                let mut running = Running::extractor(extractor, &bus, &sections, &stop);
+                running.goes_on().await;
+                stop.cancel();
+                running.ends().await;
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_component_outlives_its_server_and_tools_hear_again() {
+        require!(need::nats_server());
+        let mut server = NatsServer::start().unwrap();
+        let node = Binary::install(Variant::Core30).unwrap();
+        let mut sections = sections_for(&node);
+        sections.nats.nats_address = Some(server.url());
+        let bus = Bus::nats(sections.nats.clone()).unwrap();
+        // What extractors find on this machine, and what was recorded, is not for tools: one of them dials what it hears of.
+        let prefix = Some("extractors".to_owned());
+        let apart = Bus::nats(NatsConfig { subject_prefix: prefix, ..sections.nats.clone() }).unwrap();
+        let stop = CancellationToken::new();
+        let mut running: Vec<Running> =
+            extractors().map(|kind| Running::extractor(kind, &apart, &sections, &stop)).collect();
+        let mut tools = Vec::new();
+        for tool in ToolKind::ALL {
+            let subscriber = tool.subscriber(&bus, &sections);
+            tools.push((tool.name(), subscriber.stats()));
+            running.push(Running::tool(*tool, subscriber, &sections, &stop));
+        }
+        let mut publisher = ExtractorKind::Ebpf.publisher(&bus);
+        all_hear(&mut publisher, &tools).await;
+        server.kill().unwrap();
+        server.restart().unwrap();
+        all_hear(&mut publisher, &tools).await;
+        for Running { name, task } in &running {
+            assert!(!task.is_finished(), "{name} ended with its server");
+        }
+        stop.cancel();
+        for component in running {
+            component.ends().await;
+        }
+    }
+
+    /// Publishes until every tool has heard something of it.
+    async fn all_hear(publisher: &mut Publisher, tools: &[(&str, Arc<SubscriberStats>)]) {
+        let received = |stats: &SubscriberStats| stats.received.load(Ordering::Relaxed);
+        let before: Vec<u64> = tools.iter().map(|(_, stats)| received(stats)).collect();
+        let deaf = || {
+            let now = tools.iter().zip(&before).filter(|((_, stats), before)| received(stats) == **before);
+            now.map(|((name, _), _)| *name).collect::<Vec<_>>()
+        };
+        let deadline = tokio::time::Instant::now() + LONG;
+        while !deaf().is_empty() {
+            assert!(tokio::time::Instant::now() < deadline, "{:?} hear nothing", deaf());
+            publisher.publish(&"alice".into(), 1, message(8));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_tool_does_not_take_is_told_as_lost_by_it() {
+        let sections = sections();
+        for tool in ToolKind::ALL {
+            let bus = Bus::in_process();
+            let mut losses = bus.subscriber("test", &[Subject::Loss], Limits::default());
+            let subscriber = tool.subscriber(&bus, &sections);
+            let stats = subscriber.stats();
+            let mut publisher = ExtractorKind::Ebpf.publisher(&bus);
+            let (node, large) = ("alice".into(), message(4_000_000));
+            for _ in 0..1_000 {
+                publisher.publish(&node, 1, large.clone());
+            }
+            let lost = stats.lost_queue.load(Ordering::Relaxed);
+            assert!(lost > 0, "{} keeps everything", tool.name());
+            bus.close(Duration::ZERO).await;
+            let mut told = Vec::new();
+            while losses.recv_many(&mut told, 100).await > 0 {}
+            let told: u64 = told.iter().filter_map(|d| loss_of(d, tool.name())).map(|loss| loss.count).sum();
+            assert_eq!(told, lost, "{}", tool.name());
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_an_extractor_cannot_send_is_told_as_lost_by_it() {
+        require!(need::nats_server());
+        let server = NatsServer::start_with(nats::Config { max_payload: 4_096, ..Default::default() });
+        let server = server.unwrap();
+        let mut sections = sections();
+        sections.nats.nats_address = Some(server.url());
+        let bus = Bus::nats(sections.nats.clone()).unwrap();
+        let mut losses = bus.subscriber("test", &[Subject::Loss], Limits::default());
+        let mut too_large = message(8);
+        if let PeerObserverEvent::EbpfExtractor(Ebpf { ebpf_event: Some(EbpfEvent::Message(message)) }) =
+            &mut too_large
+        {
+            message.meta.command = "x".repeat(10_000);
+        }
+        for extractor in ExtractorKind::ALL {
+            let mut publisher = extractor.publisher(&bus);
+            let deadline = tokio::time::Instant::now() + LONG;
+            let mut told = Vec::new();
+            while !told.iter().any(|delivery| loss_of(delivery, extractor.name()).is_some()) {
+                assert!(tokio::time::Instant::now() < deadline, "{} tells no loss", extractor.name());
+                // Again and again: the subscription is not there at once.
+                publisher.publish(&"alice".into(), 1, too_large.clone());
+                let some = losses.recv_many(&mut told, 100);
+                let _ = tokio::time::timeout(Duration::from_millis(100), some).await;
             }
         }
     }

@@ -318,3 +318,21 @@ impl Parts {
 fn flatten(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
     ended.unwrap_or_else(|crash| Err(anyhow!("a part crashed, please report this: {crash}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn parts_that_never_end_are_left_within_two_seconds() {
+        let bus = Bus::in_process();
+        let mut parts = Parts::start_tools(&bus, &Sections::default(), &[]);
+        parts.extractors.spawn(std::future::pending());
+        parts.tools.spawn(std::future::pending());
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let begin = tokio::time::Instant::now();
+        parts.until_end(&bus, stop).await.unwrap();
+        assert!(begin.elapsed() <= Duration::from_secs(2), "{:?}", begin.elapsed());
+    }
+}
