@@ -150,8 +150,10 @@ async fn every_kind_of_answer_is_told_apart() {
         (Behaviour::Floods, Transport::V2, Err(Failure::Protocol)),
     ];
     for (behaviour, over, expected) in cases {
-        let config = match expected {
-            Err(Failure::HandshakeTimeout) => impatient(),
+        let config = match (behaviour, expected) {
+            // Its verack is waited for until then.
+            (Behaviour::VersionOnly, _) => Config { handshake_timeout: 15, ..local() },
+            (_, Err(Failure::HandshakeTimeout)) => impatient(),
             _ => local(),
         };
         let node = ListeningNode::local(behaviour).unwrap();
