@@ -110,7 +110,8 @@ pub struct GapTracker {
     count: usize,
     limit: usize,
     clock: u64,
-    has_forgotten: bool,
+    /// When a stream was forgotten last, since the begin of listening.
+    forgot: Duration,
 }
 
 /// A stream that began so shortly after us, or before, may have been on its way when we began to listen.
@@ -119,7 +120,7 @@ const ON_THE_WAY: Duration = Duration::from_secs(5);
 impl GapTracker {
     /// Remembers at most `limit` streams: subjects times nodes times extractors, and the sessions before a restart.
     pub fn new(limit: usize) -> Self {
-        Self { streams: HashMap::new(), count: 0, limit: limit.max(1), clock: 0, has_forgotten: false }
+        Self { streams: HashMap::new(), count: 0, limit: limit.max(1), clock: 0, forgot: Duration::ZERO }
     }
 
     /// Takes note of an event, after `listening` to all streams for so long. The first event seen of a stream opens it wherever it
@@ -146,7 +147,7 @@ impl GapTracker {
             });
         }
         if self.count >= self.limit {
-            self.has_forgotten = true;
+            self.forgot = listening;
             self.forget_quietest();
         }
         self.count += 1;
@@ -154,10 +155,11 @@ impl GapTracker {
             origin.node.into(),
             Stream { next: origin.sequence.saturating_add(1), last_use: self.clock },
         );
-        // What was forgotten may only seem to begin.
-        let began_later = origin.stream_age_s.is_some_and(|age| {
-            !self.has_forgotten && Duration::from_secs(u64::from(age) + 1) + ON_THE_WAY < listening
-        });
+        // One that was there when one was forgotten may be that one.
+        let known_for = listening.saturating_sub(self.forgot);
+        let began_later = origin
+            .stream_age_s
+            .is_some_and(|age| Duration::from_secs(u64::from(age) + 1) + ON_THE_WAY < known_for);
         if !began_later || origin.sequence < 2 {
             return Seen::InOrder;
         }
@@ -215,6 +217,10 @@ mod tests {
         assert_eq!(t.see(Subject::NetMsg, &aged(1, Some(0)), LONG), Seen::InOrder);
         assert_eq!(t.see(Subject::NetConn, &aged(1, Some(0)), LONG), Seen::InOrder);
         assert_eq!(t.see(Subject::NetMsg, &aged(2, Some(0)), LONG), Seen::InOrder);
+        // Of one that began after that, it is known again.
+        let later = Origin { session: 2, ..aged(3, Some(60)) };
+        t.limit = 10;
+        assert!(matches!(t.see(Subject::NetMsg, &later, 2 * LONG), Seen::After(gap) if gap.count() == 2));
     }
 
     #[test]

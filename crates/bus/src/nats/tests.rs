@@ -223,8 +223,11 @@ async fn the_missed_beginning_of_a_stream_that_is_younger_than_the_subscription_
     let mut lost = 0;
     // That is known once it has listened for some seconds.
     let deadline = Instant::now() + LONG;
+    // Each has its stream, and those that are remembered are bounded.
+    let mut pace = tokio::time::interval(Duration::from_millis(200));
     while lost == 0 {
         assert!(Instant::now() < deadline, "nothing is said of what was missed");
+        pace.tick().await;
         let mut stamper = Stamper::new(Source::Rpc);
         stamper.now = Some(Instant::now());
         let event = || PeerObserverEvent::Utxocache(UtxoCache::default());
