@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::Result;
 use peer_observer_bus::{Bus, Publisher};
 use peer_observer_extractors::{ebpf, ipc, log, p2p, rpc};
-use peer_observer_node::discover::{self, FileId, NodeProcess, Wanted};
+use peer_observer_node::discover::{self, FileId, Met, NodeProcess, Wanted};
 use peer_observer_node::names::Names;
 use peer_observer_node::sockets;
 use peer_observer_node::windows::{Closed, IpcWindow, LogWindow, RpcWindow, Windows};
@@ -35,9 +35,9 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// How often that time doubles, at most: to about an hour and a half.
 const DOUBLINGS: u32 = 9;
 
-/// The nodes that the settings ask for and that run now. `seen` are programs of nodes that were found before: a program that was
-/// replaced runs on.
-pub(crate) fn nodes(settings: &ebpf::Config, seen: &[FileId]) -> Vec<NodeProcess> {
+/// The nodes that the settings ask for and that run now. `met` are those that were found before: one whose program was replaced or
+/// renamed runs on.
+pub(crate) fn nodes(settings: &ebpf::Config, met: &[Met]) -> Vec<NodeProcess> {
     if let Some(pid) = settings.bitcoind_pid {
         return discover::process(pid).into_iter().collect();
     }
@@ -45,10 +45,10 @@ pub(crate) fn nodes(settings: &ebpf::Config, seen: &[FileId]) -> Vec<NodeProcess
         let pid = std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
         return pid.and_then(discover::process).into_iter().collect();
     }
-    let mut wanted = Wanted::default();
+    let mut wanted = Wanted { met: met.to_vec(), ..Wanted::default() };
     if !settings.bitcoind_path.is_empty() {
         wanted.files.extend(settings.bitcoind_path.iter().filter_map(|path| FileId::of(path)));
-        wanted.files.extend(seen);
+        wanted.files.extend(met.iter().map(|met| met.file));
         if wanted.files.is_empty() {
             return Vec::new();
         }
@@ -152,9 +152,9 @@ impl Follower {
                 _ = look.tick() => {}
                 () = self.starter.stop.cancelled() => break,
             }
-            let seen: Vec<FileId> = self.followed.values().map(|followed| followed.program).collect();
+            let met: Vec<Met> = self.followed.values().map(Followed::met).collect();
             let sections = self.starter.sections.clone();
-            let running = tokio::task::spawn_blocking(move || nodes(&sections.ebpf, &seen)).await?;
+            let running = tokio::task::spawn_blocking(move || nodes(&sections.ebpf, &met)).await?;
             self.meet(&running).await;
             self.part(&running).await;
         }
@@ -301,6 +301,10 @@ impl Followed {
         (self.pid, self.started) == (node.pid, node.started)
     }
 
+    fn met(&self) -> Met {
+        Met { pid: self.pid, started: self.started, file: self.program }
+    }
+
     async fn end(self) {
         tokio::join!(end(self.rpc), end(self.log), end(self.ipc));
     }
@@ -353,6 +357,15 @@ mod tests {
         while !look(follower).task.is_finished() {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[test]
+    fn a_node_that_was_met_is_one_whatever_its_program_is_called_by_now() {
+        let own = discover::process(std::process::id()).unwrap();
+        let met = Met { pid: own.pid, started: own.started, file: own.file };
+        let is_found =
+            |met: &[Met]| nodes(&ebpf::Config::default(), met).iter().any(|node| node.pid == own.pid);
+        assert_eq!((is_found(&[]), is_found(&[met])), (false, true));
     }
 
     #[tokio::test]
