@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::ArgMatches;
 use clap::parser::ValueSource;
+use peer_observer_bus::nats;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
@@ -75,7 +76,14 @@ pub(crate) fn overlay<T: Serialize + DeserializeOwned>(
     merged.try_into().map_err(|e: toml::de::Error| anyhow!("{}", e.message().trim()))
 }
 
-/// The whole configuration as a file, with what the keys mean. Keys that are not set stand there as comments.
+/// Whether a value must not be printed.
+fn is_secret(key: &str, value: &Value) -> bool {
+    let has_login = key == "nats_address" && value.as_str().is_some_and(nats::has_login);
+    has_login || key.ends_with("_password") || key.ends_with("_token")
+}
+
+/// The whole configuration as a file, with what the keys mean. Keys that are not set stand there as
+/// comments, and so do passwords.
 pub(crate) fn print(sections: &Sections) -> Result<String> {
     let values = Table::try_from(sections).context("reading the configuration")?;
     let mut text = String::new();
@@ -87,6 +95,7 @@ pub(crate) fn print(sections: &Sections) -> Result<String> {
                 text.push_str(&format!("# {line}\n"));
             }
             match values.get(name).and_then(|section| section.get(key)) {
+                Some(value) if is_secret(key, value) => text.push_str(&format!("#{key} = (not shown)\n")),
                 Some(value) => text.push_str(&format!("{key} = {value}\n")),
                 None => text.push_str(&format!("#{key} =\n")),
             }
@@ -106,6 +115,18 @@ mod tests {
         let again: Sections = toml::from_str(&text).unwrap();
         assert_eq!(Table::try_from(Sections::default()).unwrap(), Table::try_from(again).unwrap());
         assert!(text.contains("[ebpf]") && text.contains("#nats_address ="), "{text}");
+    }
+
+    #[test]
+    fn config_print_shows_no_password() {
+        let set = [
+            "nats.nats_address=nats://alice:hunter2@127.0.0.1".to_owned(),
+            "nats.nats_password=hunter2".to_owned(),
+            "rpc.rpc_password=hunter2".to_owned(),
+        ];
+        let text = print(&read(None, &set).unwrap()).unwrap();
+        assert!(!text.contains("hunter2"), "{text}");
+        assert!(text.contains("#rpc_password = (not shown)"), "{text}");
     }
 
     #[test]

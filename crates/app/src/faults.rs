@@ -140,6 +140,8 @@ mod tests {
             ("capture.speed=-1.0", "capture.speed", "positive"),
             ("log.log_file=/", "log.log_file", "not a regular file"),
             ("nats.nats_username=alice", "nats.nats_username", "--nats-password"),
+            ("nats.nats_address=nats://alice:secret@x", "nats.nats_address", "--nats-password-file"),
+            ("nats.nats_tls_key=Cargo.toml", "nats.nats_tls_key", "--nats-tls-cert"),
             ("metrics.metrics_address=127.0.0.1", "metrics.metrics_address", "127.0.0.1"),
             ("metrics.asmap_file=/nonexistent/asmap", "metrics.asmap_file", "/nonexistent/asmap"),
             ("web.web_token=short", "web.web_token", "token"),

@@ -1,5 +1,6 @@
 //! How to reach a NATS server: the public flags, and what they lack (credentials, TLS, spool, prefix).
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,12 +15,13 @@ use crate::queue::Limits;
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:4222";
 
 /// How to reach a NATS server.
-#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[derive(Clone, Default, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[command(next_help_heading = "NATS")]
 pub struct NatsConfig {
-    /// Address of the NATS server, HOST:PORT; several, separated by commas, for a cluster. Without it, `run` needs no server, and what
-    /// runs alone looks for one at 127.0.0.1:4222
+    /// Address of the NATS server, HOST:PORT, without user and password; several, separated by
+    /// commas, for a cluster. Without it, `run` needs no server, and what runs alone looks for one
+    /// at 127.0.0.1:4222
     #[arg(short = 'a', long, value_name = "ADDRESS")]
     pub nats_address: Option<String>,
     /// User name
@@ -37,10 +39,11 @@ pub struct NatsConfig {
     /// Refuse to speak without TLS
     #[arg(long)]
     pub nats_tls: bool,
-    /// Certificates (PEM) of the authority that signed the server's, instead of the system's
+    /// Certificates (PEM) of the authority that signed the server's, instead of the system's;
+    /// implies --nats-tls
     #[arg(long, value_name = "FILE")]
     pub nats_tls_ca: Option<PathBuf>,
-    /// Certificate (PEM) that shows the server who we are
+    /// Certificate (PEM) that shows the server who we are; implies --nats-tls
     #[arg(long, value_name = "FILE", requires = "nats_tls_key")]
     pub nats_tls_cert: Option<PathBuf>,
     /// Key (PEM) of that certificate
@@ -64,6 +67,48 @@ pub(super) struct Prepared {
     client_cert: Option<(PathBuf, PathBuf)>,
 }
 
+impl fmt::Debug for NatsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let NatsConfig {
+            nats_address,
+            nats_username,
+            nats_password,
+            nats_password_file,
+            nats_credentials_file,
+            nats_tls,
+            nats_tls_ca,
+            nats_tls_cert,
+            nats_tls_key,
+            subject_prefix,
+            nats_spool_bytes,
+        } = self;
+        let address =
+            nats_address.as_deref().map(|address| if has_login(address) { HIDDEN } else { address });
+        f.debug_struct("NatsConfig")
+            .field("nats_address", &address)
+            .field("nats_username", nats_username)
+            .field("nats_password", &nats_password.as_ref().map(|_| HIDDEN))
+            .field("nats_password_file", nats_password_file)
+            .field("nats_credentials_file", nats_credentials_file)
+            .field("nats_tls", nats_tls)
+            .field("nats_tls_ca", nats_tls_ca)
+            .field("nats_tls_cert", nats_tls_cert)
+            .field("nats_tls_key", nats_tls_key)
+            .field("subject_prefix", subject_prefix)
+            .field("nats_spool_bytes", nats_spool_bytes)
+            .finish()
+    }
+}
+
+/// Stands for a secret.
+const HIDDEN: &str = "(hidden)";
+
+/// Whether there is a user name, a password or a token in an address. It is refused, and must not
+/// be printed.
+pub fn has_login(address: &str) -> bool {
+    address.contains('@')
+}
+
 impl NatsConfig {
     /// The limits of the spool in front of a publisher's connection.
     pub(super) fn spool_limits(&self) -> Limits {
@@ -73,6 +118,10 @@ impl NatsConfig {
     /// Checks everything that can be checked without a server.
     pub(super) fn prepare(&self) -> Result<Prepared, Error> {
         let address = self.nats_address.clone().unwrap_or_else(|| DEFAULT_ADDRESS.into());
+        // Before it is split: a password may have a comma.
+        if has_login(&address) {
+            return Err(Error::LoginInAddress);
+        }
         for one in address.split(',') {
             if one.trim().parse::<async_nats::ServerAddr>().is_err() {
                 return Err(Error::Address(one.into()));
@@ -110,12 +159,17 @@ impl NatsConfig {
                 read(what, path)?;
             }
         }
-        let client_cert = self.nats_tls_cert.clone().zip(self.nats_tls_key.clone());
+        let client_cert = match (&self.nats_tls_cert, &self.nats_tls_key) {
+            (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
+            (None, None) => None,
+            // The server would not be shown who we are, and nobody would say so.
+            _ => return Err(Error::HalfCertificate),
+        };
         Ok(Prepared {
             address,
             user,
             credentials,
-            tls: self.nats_tls,
+            tls: self.nats_tls || self.nats_tls_ca.is_some() || client_cert.is_some(),
             ca: self.nats_tls_ca.clone(),
             client_cert,
         })
@@ -196,6 +250,8 @@ mod tests {
             let config = NatsConfig { nats_credentials_file: Some(path.clone()), ..Default::default() };
             assert!(matches!(config.prepare(), Err(Error::Credentials(_))), "{malformed:?}");
         }
+        let half = NatsConfig { nats_tls_key: Some("Cargo.toml".into()), ..Default::default() };
+        assert!(matches!(half.prepare(), Err(Error::HalfCertificate)));
         let prefix = NatsConfig { subject_prefix: Some("a b".into()), ..Default::default() };
         assert!(matches!(prefix.prepare(), Err(Error::Prefix(_))));
     }
@@ -213,5 +269,24 @@ mod tests {
         assert_eq!(config.prepare().unwrap().user, Some(("alice".into(), "secret".into())));
         config.nats_password = Some("other".into());
         assert_eq!(config.prepare().unwrap().user, Some(("alice".into(), "other".into())));
+    }
+
+    #[test]
+    fn logins_in_addresses_are_refused_and_never_printed() {
+        for address in [
+            "nats://alice:hunter2@127.0.0.1:4222",
+            "alice:hunter2@127.0.0.1",
+            "127.0.0.1:1,tls://hunter2@127.0.0.1:4222",
+            "nats://alice:x,hunter2@127.0.0.1:4222",
+            "nats://alice:hunter2@127.0.0.1:99999999",
+        ] {
+            let config = NatsConfig { nats_address: Some(address.into()), ..Default::default() };
+            let Err(error) = config.prepare() else { panic!("{address} was taken") };
+            let printed = format!("{error} {error:?} {config:?}");
+            assert!(error.to_string().contains("--nats-password-file"), "{error}");
+            assert!(!printed.contains("hunter2") && !printed.contains("alice"), "{printed}");
+        }
+        let config = NatsConfig { nats_password: Some("hunter2".into()), ..Default::default() };
+        assert!(!format!("{config:?}").contains("hunter2"));
     }
 }

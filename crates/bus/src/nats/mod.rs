@@ -10,6 +10,8 @@
 
 mod config;
 mod publish;
+#[cfg(test)]
+mod server_tests;
 mod subscribe;
 #[cfg(test)]
 mod tests;
@@ -24,7 +26,7 @@ use peer_observer_events::proto::observer::Source;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{DEFAULT_ADDRESS, NatsConfig};
+pub use config::{DEFAULT_ADDRESS, NatsConfig, has_login};
 pub(crate) use publish::Spool;
 
 use crate::queue::Limits;
@@ -79,6 +81,15 @@ pub enum Error {
     /// The address is not one.
     #[error("{0:?} is no NATS address: give HOST:PORT or nats://HOST:PORT")]
     Address(String),
+    /// The address has a user name or a password. Nothing of it is here: it is a secret.
+    #[error(
+        "--nats-address has a user name or password in it: \
+         give them with --nats-username and --nats-password-file"
+    )]
+    LoginInAddress,
+    /// A certificate needs its key, and a key its certificate.
+    #[error("--nats-tls-cert and --nats-tls-key need each other")]
+    HalfCertificate,
     /// The prefix would make subjects that the server refuses.
     #[error("subject prefix {0:?} must be one or more words of letters, digits, '-' and '_', joined by dots")]
     Prefix(String),
