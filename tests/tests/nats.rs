@@ -17,6 +17,7 @@ use peer_observer_testkit::nats::{self, NatsServer, Transport};
 use peer_observer_testkit::process::Signal;
 use peer_observer_testkit::standin::{Config, Pace, Source, StandIn, Synthetic, SyntheticMessage, Variant};
 use peer_observer_testkit::{data_dir, need, require};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::time::sleep;
 
 /// How long NATS is away where it matters how long: the buffers of clients and of the kernel's sockets fill in less.
@@ -282,6 +283,50 @@ fn missed_messages(listener: &Listener) -> f64 {
         _ => 0.0,
     };
     listener.messages().iter().map(Published::event).map(of_messages).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_server_errors_is_few_log_lines() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut logger = program::start(&["logger", "-a", &address.to_string()]);
+    let flooded = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = tokio::io::BufStream::new(stream);
+        let info = format!(
+            "INFO {{\"server_id\":\"x\",\"version\":\"2.9.0\",\"proto\":1,\"go\":\"1\",\
+             \"host\":\"127.0.0.1\",\"port\":{},\"headers\":true,\"max_payload\":1048576}}",
+            address.port()
+        );
+        stream.write_all(format!("{info}\r\n").as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        let (mut line, mut pings) = (String::new(), 0);
+        // The second answer is to what is sent after all errors.
+        while pings < 2 {
+            line.clear();
+            assert!(stream.read_line(&mut line).await.unwrap() > 0, "the connection ended");
+            match line.trim_end() {
+                "PING" => {
+                    stream.write_all(b"PONG\r\n").await.unwrap();
+                    for _ in 0..20_000 {
+                        stream.write_all(b"-ERR 'Something Is Wrong'\r\n").await.unwrap();
+                    }
+                    stream.write_all(b"PING\r\n").await.unwrap();
+                    stream.flush().await.unwrap();
+                    pings += 1;
+                }
+                "PONG" => pings += 1,
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(LONG, flooded).await.expect("the errors are taken");
+    logger.wait_for_line(|line| line.contains("the nats server refuses something"), LONG).unwrap();
+    logger.signal(Signal::Terminate).unwrap();
+    logger.wait(LONG).unwrap();
+    let lines = logger.take_lines();
+    let errors = lines.iter().filter(|line| line.contains("the nats server refuses something")).count();
+    assert!(errors < 50, "{errors} lines");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use async_nats::ConnectOptions;
 use clap::Args;
@@ -199,9 +198,6 @@ impl Prepared {
         let mut options = ConnectOptions::new()
             .retry_on_initial_connect()
             .max_reconnects(None)
-            .reconnect_delay_callback(|attempts| {
-                Duration::from_millis((50 << attempts.min(5)).min(1000) as u64)
-            })
             // Ours are constants; checking them for every event costs more than it says.
             .skip_subject_validation(true)
             .subscription_capacity(1 << 16)

@@ -8,6 +8,7 @@
 //! - Every subscriber has one connection and one subscription for all subjects, because the server keeps the order of a
 //!   connection over subjects, and several subscriptions would mix it.
 
+mod backoff;
 mod config;
 mod publish;
 #[cfg(test)]
@@ -29,13 +30,16 @@ use tokio_util::sync::CancellationToken;
 pub use config::{DEFAULT_ADDRESS, NatsConfig, has_login};
 pub(crate) use publish::Spool;
 
+use backoff::Backoff;
+
+use crate::loss::Complaint;
 use crate::queue::Limits;
 use crate::subscriber::{Mailbox, Subscriber};
 
 /// How often to look whether everything was sent.
 const LOOK_AT_SPOOLS: Duration = Duration::from_millis(20);
 
-/// How long events are kept back when the server is there again: everybody tries once a second (config.rs) to reach it, and what is
+/// How long events are kept back when the server is there again: everybody tries once a second (backoff.rs) to reach it, and what is
 /// sent before those who listen are there is lost.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -51,6 +55,57 @@ impl Up {
     /// Whether others that wait for the server have found it, too.
     fn has_settled(&self) -> bool {
         !self.again || self.since.elapsed() >= SETTLE
+    }
+}
+
+/// How the lines about one connection are kept few.
+#[derive(Default)]
+struct ConnectionLog {
+    /// Why the last attempt failed, once that was logged.
+    cannot: String,
+    gone: Complaint,
+    refused: Complaint,
+    /// The last end of the connection was not logged.
+    is_quiet: bool,
+}
+
+impl ConnectionLog {
+    /// Logs what happens to a connection. A server that is there and gone all the time, or refuses
+    /// everything, is logged every ten seconds.
+    fn log(&mut self, component: &'static str, address: &str, event: &async_nats::Event, is_up: bool) {
+        match event {
+            async_nats::Event::Connected if self.is_quiet => {}
+            async_nats::Event::Connected => {
+                self.cannot.clear();
+                tracing::info!(component, address, "connected to nats");
+            }
+            async_nats::Event::Disconnected => {
+                let due = self.gone.due(1);
+                self.is_quiet = due.is_none();
+                if let Some(times) = due {
+                    tracing::warn!(component, address, times, "nats is gone, trying again");
+                }
+            }
+            async_nats::Event::ServerError(error) => {
+                if let Some(times) = self.refused.due(1) {
+                    tracing::error!(component, address, times, %error, "the nats server refuses something");
+                }
+            }
+            async_nats::Event::ClientError(error) if !is_up => {
+                let error = error.to_string();
+                if self.cannot != error {
+                    tracing::warn!(component, address, %error, "cannot connect to nats, trying again");
+                    self.cannot = error;
+                }
+            }
+            async_nats::Event::ClientError(error) => {
+                tracing::debug!(component, address, %error, "nats connection");
+            }
+            async_nats::Event::SlowConsumer(_) => {
+                tracing::warn!(component, "nats delivers faster than events can be taken");
+            }
+            other => tracing::debug!(component, %other, "nats connection"),
+        }
     }
 }
 
@@ -119,53 +174,48 @@ impl Nats {
 
     /// Options of a connection, and whether it is up.
     fn connection(&self, component: &'static str) -> (ConnectOptions, watch::Receiver<Option<Up>>) {
+        self.connection_with(component, Arc::default())
+    }
+
+    fn connection_with(
+        &self,
+        component: &'static str,
+        backoff: Arc<Backoff>,
+    ) -> (ConnectOptions, watch::Receiver<Option<Up>>) {
         let (up, is_up) = watch::channel(None);
         let was_away = Arc::new(AtomicBool::new(false));
         let address = self.options.address.clone();
-        // The client fails at every attempt: told is what is new.
-        let told = Arc::new(Mutex::new(String::new()));
+        let log = Arc::new(Mutex::new(ConnectionLog::default()));
+        let pauses = backoff.clone();
         let options = self
             .options
             .connect_options()
             .name(format!("peer-observer {component}"))
+            .reconnect_delay_callback(move |_| pauses.pause(Instant::now()))
             .event_callback(move |event| {
-                let (up, address, told) = (up.clone(), address.clone(), told.clone());
-                let was_away = was_away.clone();
+                let (up, address, log) = (up.clone(), address.clone(), log.clone());
+                let (was_away, backoff) = (was_away.clone(), backoff.clone());
                 async move {
-                    match event {
+                    let is_up = up.borrow().is_some();
+                    match &event {
                         async_nats::Event::Connected => {
+                            let since = Instant::now();
+                            backoff.connected(since);
                             let again = was_away.load(Ordering::Relaxed);
-                            up.send_replace(Some(Up { since: Instant::now(), again }));
-                            told.lock().unwrap_or_else(PoisonError::into_inner).clear();
-                            tracing::info!(component, address, "connected to nats");
+                            up.send_replace(Some(Up { since, again }));
                         }
                         async_nats::Event::Disconnected => {
                             was_away.store(true, Ordering::Relaxed);
                             up.send_replace(None);
-                            tracing::warn!(component, address, "nats is gone, trying again");
                         }
-                        async_nats::Event::ServerError(error) => {
-                            tracing::error!(component, address, %error, "the nats server refuses something");
+                        async_nats::Event::ClientError(_) if !is_up => {
+                            was_away.store(true, Ordering::Relaxed)
                         }
-                        async_nats::Event::ClientError(error) if up.borrow().is_none() => {
-                            was_away.store(true, Ordering::Relaxed);
-                            let error = error.to_string();
-                            let before = std::mem::replace(
-                                &mut *told.lock().unwrap_or_else(PoisonError::into_inner),
-                                error.clone(),
-                            );
-                            if before != error {
-                                tracing::warn!(component, address, %error, "cannot connect to nats, trying again");
-                            }
-                        }
-                        async_nats::Event::ClientError(error) => {
-                            tracing::debug!(component, address, %error, "nats connection");
-                        }
-                        async_nats::Event::SlowConsumer(_) => {
-                            tracing::warn!(component, "nats delivers faster than events can be taken");
-                        }
-                        other => tracing::debug!(component, %other, "nats connection"),
+                        _ => {}
                     }
+                    log.lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .log(component, &address, &event, is_up);
                 }
             });
         (options, is_up)

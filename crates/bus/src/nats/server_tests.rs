@@ -1,11 +1,12 @@
-//! Against servers that lie.
+//! Against servers that lie or fail.
 
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicU32;
 
 use peer_observer_testkit::nats::{Config, NatsServer, Transport};
 use peer_observer_testkit::{LONG, need, require};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::*;
@@ -73,4 +74,48 @@ async fn every_tls_setting_refuses_a_plain_server() {
         drop(publisher);
         serving.abort();
     }
+}
+
+/// Shakes hands, and then says what makes no sense.
+async fn fail(mut stream: TcpStream, address: SocketAddr) {
+    let _ = stream.write_all(info(address).as_bytes()).await;
+    let mut said = Vec::new();
+    while !said.windows(4).any(|word| word == b"PING") {
+        if !matches!(stream.read_buf(&mut said).await, Ok(n) if n > 0) {
+            return;
+        }
+    }
+    let _ = stream.write_all(b"PONG\r\nMSG a b c d e f\r\n").await;
+    let _ = stream.read_to_end(&mut said).await;
+}
+
+#[tokio::test]
+async fn connections_that_fail_at_once_back_off() {
+    const CONNECTIONS: u32 = 6;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepted = Arc::new(AtomicU32::new(0));
+    let counted = accepted.clone();
+    let serving = tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            counted.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(fail(stream, address));
+        }
+    });
+    let nats =
+        Nats::new(NatsConfig { nats_address: Some(address.to_string()), ..Default::default() }).unwrap();
+    let backoff = Arc::<Backoff>::default();
+    let (options, _is_up) = nats.connection_with("test", backoff.clone());
+    let client = options.connect(address.to_string()).await.unwrap();
+    let deadline = Instant::now() + LONG;
+    while accepted.load(Ordering::SeqCst) < CONNECTIONS {
+        assert!(Instant::now() < deadline, "it connects again");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Each had its pause, although all before succeeded.
+    assert!(backoff.attempts() >= accepted.load(Ordering::SeqCst), "{backoff:?}");
+    assert_eq!(backoff.pause(Instant::now()), Duration::from_secs(1));
+    drop(client);
+    serving.abort();
 }
