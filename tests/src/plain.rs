@@ -29,6 +29,16 @@ impl Published {
         let subject = Subject::parse(&self.subject).expect("a subject of the protocol");
         (subject, Event::decode(self.payload.clone()).expect("an event"))
     }
+
+    /// Whether it is the tracepoint counters of a process: positions of streams have the same
+    /// subject.
+    ///
+    /// # Panics
+    /// When it is no event.
+    pub fn is_books(&self) -> bool {
+        self.subject == Subject::Books.as_str()
+            && matches!(self.event().1.peer_observer_event, Some(PeerObserverEvent::Books(_)))
+    }
 }
 
 /// Takes everything that is published.

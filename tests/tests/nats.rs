@@ -12,11 +12,13 @@ use peer_observer_e2e::page::{self, sum};
 use peer_observer_e2e::plain::{Listener, Published, connect, knock};
 use peer_observer_e2e::{LONG, program, recorded, turn, until};
 use peer_observer_events::proto::observer::loss::Stage;
+use peer_observer_events::proto::observer::{Origin, UtxoCache};
 use peer_observer_events::{Event, PeerObserverEvent, Subject};
 use peer_observer_testkit::nats::{self, NatsServer, Transport};
 use peer_observer_testkit::process::Signal;
 use peer_observer_testkit::standin::{Config, Pace, Source, StandIn, Synthetic, SyntheticMessage, Variant};
 use peer_observer_testkit::{data_dir, need, require};
+use prost::Message;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::time::sleep;
 
@@ -83,7 +85,7 @@ fn account(listener: &Listener) -> Account {
 async fn books_of(listener: &Listener, hits: u64) {
     until("the last books arrive", || {
         let messages = listener.messages();
-        let books = messages.iter().rev().find(|m| m.subject == Subject::Books.as_str());
+        let books = messages.iter().rev().find(|m| m.is_books());
         books.is_some_and(|books| {
             let (subject, event) = books.event();
             let mut account = Account::default();
@@ -283,6 +285,36 @@ fn missed_messages(listener: &Listener) -> f64 {
         _ => 0.0,
     };
     listener.messages().iter().map(Published::event).map(of_messages).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_gaps_is_few_log_lines() {
+    require!(need::nats_server());
+    const GAPS: u64 = 5_000;
+    let server = NatsServer::start().unwrap();
+    let client = connect(&server.url()).await;
+    let (mut metrics, address) = program::start_metrics(&server.url(), &client).await;
+    for gap in 0..=GAPS {
+        let origin = Origin {
+            node: "alice".into(),
+            extractor: 1,
+            session: 7,
+            sequence: 2 * gap + 1,
+            ..Origin::default()
+        };
+        let content = PeerObserverEvent::Utxocache(UtxoCache::default());
+        let event = Event { timestamp: 0, origin: Some(origin), peer_observer_event: Some(content) };
+        client.publish(Subject::UtxoCache.as_str(), event.encode_to_vec().into()).await.unwrap();
+    }
+    let lost = |page: &page::Samples| sum(page, "pipeline_own_lost_transport", &[]);
+    let page = program::wait_for_page(address, |page| lost(page) >= GAPS as f64);
+    assert_eq!(lost(&page), GAPS as f64);
+    metrics.signal(Signal::Terminate).unwrap();
+    metrics.wait(LONG).unwrap();
+    let lines = metrics.take_lines();
+    let warnings = lines.iter().filter(|line| line.contains("events were lost on the way")).count();
+    // One at once, and one every ten seconds.
+    assert!((1..50).contains(&warnings), "{warnings} lines");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use peer_observer_bus::{Bus, Delivery, Limits};
 use peer_observer_e2e::account::Account;
 use peer_observer_e2e::extractor::{Extractor, only};
-use peer_observer_e2e::plain::Listener;
+use peer_observer_e2e::plain::{Listener, Published};
 use peer_observer_e2e::strict::Schema;
 use peer_observer_e2e::{LONG, program, recorded, until};
 use peer_observer_events::proto::ebpf_extractor::Ebpf;
@@ -197,7 +197,7 @@ async fn the_program_publishes_every_hit_on_nats_in_order_and_public_tools_can_r
         let arrived = || listener.messages().iter().filter(|m| about_hits(&m.subject)).count();
         until("every hit is on nats", || arrived() >= count).await;
         assert!(program::terminate(extractor));
-        let has_books = || listener.messages().iter().filter(|m| m.subject == "observer.books").count() > 0;
+        let has_books = || listener.messages().iter().any(Published::is_books);
         until("the last books are on nats", has_books).await;
 
         let published = listener.messages().clone();

@@ -118,7 +118,7 @@ impl LossBook {
 pub(crate) struct Complaint {
     last: Option<Instant>,
     events: u64,
-    /// What [`Complaint::of_full_queue`] was told last.
+    /// What [`Complaint::since`] was given last.
     total: u64,
 }
 
@@ -138,14 +138,26 @@ impl Complaint {
 
     /// Logs what a subscriber's queue refused, `total` events so far.
     pub(crate) fn of_full_queue(&mut self, component: &'static str, total: u64) {
-        let more = total.saturating_sub(std::mem::replace(&mut self.total, total));
-        if let Some(events) = self.due(more) {
+        if let Some(events) = self.since(total) {
             tracing::warn!(
                 component,
                 events,
                 "events come faster than this tool takes them, newer ones are lost"
             );
         }
+    }
+
+    /// Logs what came to a subscriber and is no event, `total` so far.
+    pub(crate) fn of_undecodable(&mut self, component: &'static str, total: u64) {
+        if let Some(events) = self.since(total) {
+            tracing::warn!(component, events, "what arrived on the bus is no event of ours and is dropped");
+        }
+    }
+
+    /// Like [`Complaint::due`], of a counter that only grows.
+    fn since(&mut self, total: u64) -> Option<u64> {
+        let more = total.saturating_sub(std::mem::replace(&mut self.total, total));
+        self.due(more)
     }
 }
 

@@ -11,6 +11,7 @@ use peer_observer_events::{PeerObserverEvent, Sequencer, Subject};
 
 use crate::local::Hub;
 use crate::nats::Spool;
+use crate::now_ns;
 use crate::subscriber::Delivery;
 
 /// Events that are handed on together.
@@ -22,6 +23,15 @@ pub(crate) struct Pending {
     pub(crate) time_ns: u64,
     pub(crate) subject: Subject,
     pub(crate) event: PeerObserverEvent,
+}
+
+/// Whether a publisher that announces positions goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    /// It announced its last event.
+    Yes,
+    /// There may be more.
+    No,
 }
 
 /// Makes events of what happened: origin, number, timestamp.
@@ -75,6 +85,23 @@ impl Stamper {
 
     pub(crate) fn undo(&mut self, node: &Arc<str>, subject: Subject) {
         self.sequencer.undo(node, subject);
+    }
+
+    /// Whether a stream began that [`Stamper::positions`] has not named.
+    pub(crate) fn has_new_streams(&self) -> bool {
+        self.sequencer.has_new_streams()
+    }
+
+    /// How far the streams are, to announce now.
+    pub(crate) fn positions(&mut self, leaving: Leaving) -> Vec<Pending> {
+        let positions = self.sequencer.positions(Instant::now(), leaving == Leaving::Yes);
+        let pending = |(node, positions)| Pending {
+            node,
+            time_ns: now_ns(),
+            subject: Subject::Books,
+            event: PeerObserverEvent::StreamPositions(positions),
+        };
+        positions.into_iter().map(pending).collect()
     }
 }
 

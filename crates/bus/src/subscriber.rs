@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use peer_observer_events::{Event, Subject};
-use prost::Message;
+use peer_observer_events::{Event, Subject, peek};
 use tokio_util::sync::DropGuard;
 
 use crate::queue::Queue;
@@ -34,12 +33,22 @@ pub struct SubscriberStats {
     pub undecodable: AtomicU64,
     /// Events missing in their stream: lost between publisher and here.
     pub lost_transport: AtomicU64,
+    /// Sessions that fell silent without announcing their last sequence numbers: what is missing of
+    /// their ends is unknown.
+    pub sessions_silent: AtomicU64,
     /// Events that found the tool's queue full.
     pub lost_queue: AtomicU64,
     /// Events whose number, or a later one, had been seen before.
     pub repeated: AtomicU64,
     /// Events without origin: of public extractors, where holes cannot be seen.
     pub without_origin: AtomicU64,
+}
+
+/// Adds to a counter, which stays at its limit.
+pub(crate) fn add_saturating(counter: &AtomicU64, n: u64) {
+    let add = |value: u64| Some(value.saturating_add(n));
+    // It always has a new value.
+    let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
 }
 
 /// What is shared between a subscriber and the bus that feeds it.
@@ -96,7 +105,7 @@ impl Subscriber {
             for item in self.items.drain(..) {
                 match item {
                     Item::Decoded(delivery) => out.push(delivery),
-                    Item::Encoded(subject, bytes) => match Event::decode(bytes) {
+                    Item::Encoded(subject, bytes) => match peek::decode(bytes) {
                         Ok(event) => out.push(Delivery { subject, event: Arc::new(event) }),
                         Err(error) => {
                             self.mailbox.stats.undecodable.fetch_add(1, Ordering::Relaxed);

@@ -6,24 +6,27 @@
 //! | module | what it is for |
 //! |---|---|
 //! | [`conn_type`] | names of connection types |
-//! | [`peek`] | the origin of an encoded event, without decoding it |
+//! | [`peek`] | the origin of an encoded event, without decoding it; what is accepted from a bus |
 //! | [`decode`] | from the payload of a P2P message to the schema |
 //! | [`display`] | events as text, one line each |
 //! | [`json`] | events as JSON |
 //! | [`proto`] | the generated types of `proto/` |
 //! | [`subject`] | where on the bus which event travels |
-//! | [`sequence`] | numbering streams, and finding what is missing in one |
+//! | [`sequence`] | numbering streams |
+//! | [`gaps`] | finding what is missing in streams, and publishers that fall silent |
 
 pub mod conn_type;
 pub mod decode;
 pub mod display;
+pub mod gaps;
 pub mod json;
 pub mod peek;
 pub mod proto;
 pub mod sequence;
 pub mod subject;
 
+pub use gaps::{Gap, GapTracker};
 pub use proto::event::Event;
 pub use proto::event::event::PeerObserverEvent;
-pub use sequence::{Gap, GapTracker, Sequencer};
+pub use sequence::Sequencer;
 pub use subject::Subject;

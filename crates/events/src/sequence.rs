@@ -1,21 +1,24 @@
-//! Numbering streams, and finding what is missing in one.
+//! Numbering streams.
 //!
-//! A stream is one (node, extractor, session, subject). Its publisher numbers what it publishes from 1, without holes and in
-//! order; so whoever subscribes later or misses something can tell which events it did not see, and how many. How long ago a stream
-//! began is sent with its events: that tells whoever has listened for longer that it missed a beginning.
+//! A stream is one (node, extractor, session, subject). Its publisher numbers what it publishes
+//! from 1, without holes and in order; so whoever subscribes later or misses something can tell
+//! which events it did not see, and how many. How long ago a stream began is sent with its events:
+//! that tells whoever has listened for longer that it missed a beginning. [`crate::gaps`] is the
+//! subscriber's side.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::Subject;
-use crate::peek::Origin;
+use crate::proto::observer::{StreamPosition, StreamPositions};
 
 /// Gives the next number of each stream of one session.
 #[derive(Debug, Default)]
 pub struct Sequencer {
     // Nodes are few: a list is faster than a map here.
     streams: Vec<(Arc<str>, [Sent; Subject::ALL.len()])>,
+    /// A stream began since [`Sequencer::positions`] was called last.
+    has_new: bool,
 }
 
 /// What was sent of a stream.
@@ -24,6 +27,17 @@ struct Sent {
     count: u64,
     began: Option<Instant>,
 }
+
+impl Sent {
+    /// Whole seconds since the first event was sent, which is now if it was not.
+    fn age_s(&mut self, now: Instant) -> u32 {
+        let age = now.saturating_duration_since(*self.began.get_or_insert(now));
+        u32::try_from(age.as_secs()).unwrap_or(u32::MAX)
+    }
+}
+
+/// Where [`StreamPositions`] are announced.
+const ANNOUNCED_ON: Subject = Subject::Books;
 
 impl Sequencer {
     /// The number of the next event of `node` on `subject`. Draw one only for what really gets published.
@@ -37,8 +51,37 @@ impl Sequencer {
     pub fn next_at(&mut self, node: &Arc<str>, subject: Subject, now: Instant) -> (u64, u32) {
         let sent = self.stream(node, subject);
         sent.count += 1;
-        let age = now.saturating_duration_since(*sent.began.get_or_insert(now));
-        (sent.count, u32::try_from(age.as_secs()).unwrap_or(u32::MAX))
+        let next = (sent.count, sent.age_s(now));
+        self.has_new |= next.0 == 1 && subject != ANNOUNCED_ON;
+        next
+    }
+
+    /// Whether a stream began since [`Sequencer::positions`] was called last.
+    pub fn has_new_streams(&self) -> bool {
+        self.has_new
+    }
+
+    /// How far the streams of each node are at `now`, to announce on [`Subject::Books`]. That
+    /// subject itself is left out: the number of the announcement says how far it is.
+    pub fn positions(&mut self, now: Instant, leaving: bool) -> Vec<(Arc<str>, StreamPositions)> {
+        self.has_new = false;
+        let published = self.streams.iter_mut().filter(|(_, sent)| sent.iter().any(|sent| sent.count > 0));
+        published
+            .map(|(node, sent)| {
+                let announced = Subject::ALL
+                    .iter()
+                    .zip(sent)
+                    .filter(|(subject, sent)| **subject != ANNOUNCED_ON && sent.count > 0);
+                let streams = announced
+                    .map(|(subject, sent)| StreamPosition {
+                        subject: subject.as_str().into(),
+                        last_sequence: sent.count,
+                        stream_age_s: sent.age_s(now),
+                    })
+                    .collect();
+                (node.clone(), StreamPositions { streams, leaving })
+            })
+            .collect()
     }
 
     fn stream(&mut self, node: &Arc<str>, subject: Subject) -> &mut Sent {
@@ -64,171 +107,16 @@ impl Sequencer {
     }
 }
 
-/// Events missing in a stream: `first..=last`, both included.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gap {
-    /// Node of the stream.
-    pub node: Arc<str>,
-    /// Session of the stream.
-    pub session: u64,
-    /// Subject of the stream.
-    pub subject: Subject,
-    /// Sequence number of the first missing event.
-    pub first: u64,
-    /// Sequence number of the last missing event.
-    pub last: u64,
-}
-
-impl Gap {
-    /// Number of events missing.
-    pub fn count(&self) -> u64 {
-        self.last - self.first + 1
-    }
-}
-
-/// What [`GapTracker::see`] says of an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Seen {
-    /// The next of its stream, or the first one seen of it.
-    InOrder,
-    /// It came after a hole, or the beginning of its stream was missed.
-    After(Gap),
-    /// Its number, or a later one, was seen before.
-    Repeated,
-}
-
-#[derive(Debug)]
-struct Stream {
-    next: u64,
-    last_use: u64,
-}
-
-/// Finds holes in streams, in bounded memory: the stream that was quiet for longest is forgotten when there are too many.
-#[derive(Debug)]
-pub struct GapTracker {
-    streams: HashMap<(u64, Subject, u8), HashMap<Arc<str>, Stream>>,
-    count: usize,
-    limit: usize,
-    clock: u64,
-    /// When a stream was forgotten last, since the begin of listening.
-    forgot: Duration,
-}
-
-/// A stream that began so shortly after us, or before, may have been on its way when we began to listen.
-const ON_THE_WAY: Duration = Duration::from_secs(5);
-
-impl GapTracker {
-    /// Remembers at most `limit` streams: subjects times nodes times extractors, and the sessions before a restart.
-    pub fn new(limit: usize) -> Self {
-        Self { streams: HashMap::new(), count: 0, limit: limit.max(1), clock: 0, forgot: Duration::ZERO }
-    }
-
-    /// Takes note of an event, after `listening` to all streams for so long. The first event seen of a stream opens it wherever it
-    /// stands: what came before a subscription began is not lost. But what came before of a stream that began later is.
-    pub fn see(&mut self, subject: Subject, origin: &Origin<'_>, listening: Duration) -> Seen {
-        self.clock += 1;
-        let key = (origin.session, subject, origin.extractor as u8);
-        if let Some(stream) = self.streams.get_mut(&key).and_then(|nodes| nodes.get_mut(origin.node)) {
-            stream.last_use = self.clock;
-            let expected = stream.next;
-            if origin.sequence < expected {
-                return Seen::Repeated;
-            }
-            stream.next = origin.sequence.saturating_add(1);
-            if origin.sequence == expected {
-                return Seen::InOrder;
-            }
-            return Seen::After(Gap {
-                node: origin.node.into(),
-                session: origin.session,
-                subject,
-                first: expected,
-                last: origin.sequence - 1,
-            });
-        }
-        if self.count >= self.limit {
-            self.forgot = listening;
-            self.forget_quietest();
-        }
-        self.count += 1;
-        self.streams.entry(key).or_default().insert(
-            origin.node.into(),
-            Stream { next: origin.sequence.saturating_add(1), last_use: self.clock },
-        );
-        // One that was there when one was forgotten may be that one.
-        let known_for = listening.saturating_sub(self.forgot);
-        let began_later = origin
-            .stream_age_s
-            .is_some_and(|age| Duration::from_secs(u64::from(age) + 1) + ON_THE_WAY < known_for);
-        if !began_later || origin.sequence < 2 {
-            return Seen::InOrder;
-        }
-        Seen::After(Gap {
-            node: origin.node.into(),
-            session: origin.session,
-            subject,
-            first: 1,
-            last: origin.sequence - 1,
-        })
-    }
-
-    fn forget_quietest(&mut self) {
-        let quietest = self
-            .streams
-            .iter()
-            .flat_map(|(key, nodes)| nodes.iter().map(|(node, s)| (s.last_use, *key, node.clone())))
-            .min_by_key(|(last_use, ..)| *last_use);
-        if let Some((_, key, node)) = quietest
-            && let Some(nodes) = self.streams.get_mut(&key)
-        {
-            nodes.remove(&node);
-            if nodes.is_empty() {
-                self.streams.remove(&key);
-            }
-            self.count -= 1;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn origin(node: &str, session: u64, sequence: u64) -> Origin<'_> {
-        Origin { node, extractor: 1, session, sequence, stream_age_s: None }
-    }
-
-    const LONG: Duration = Duration::from_secs(3600);
-
-    #[test]
-    fn the_beginning_of_a_stream_is_missed_only_by_who_listened_before_it() {
-        let aged = |sequence, age| Origin { stream_age_s: age, ..origin("a", 1, sequence) };
-        let missed = |origin: Origin<'_>| match GapTracker::new(10).see(Subject::NetMsg, &origin, LONG) {
-            Seen::After(gap) => Some((gap.first, gap.last)),
-            _ => None,
-        };
-        assert_eq!(missed(aged(100, Some(3_000))), Some((1, 99)));
-        assert_eq!(missed(aged(1, Some(0))), None);
-        for age in [Some(3_599), Some(3_594), Some(u32::MAX), None] {
-            assert_eq!(missed(aged(100, age)), None, "{age:?}");
-        }
-        // A stream that was forgotten is none that begins.
-        let mut t = GapTracker::new(1);
-        assert_eq!(t.see(Subject::NetMsg, &aged(1, Some(0)), LONG), Seen::InOrder);
-        assert_eq!(t.see(Subject::NetConn, &aged(1, Some(0)), LONG), Seen::InOrder);
-        assert_eq!(t.see(Subject::NetMsg, &aged(2, Some(0)), LONG), Seen::InOrder);
-        // Of one that began after that, it is known again.
-        let later = Origin { session: 2, ..aged(3, Some(60)) };
-        t.limit = 10;
-        assert!(matches!(t.see(Subject::NetMsg, &later, 2 * LONG), Seen::After(gap) if gap.count() == 2));
-    }
 
     #[test]
     fn a_stream_is_as_old_as_its_first_event_that_was_sent() {
         let node: Arc<str> = "a".into();
         let mut s = Sequencer::default();
         let begin = Instant::now();
-        let at = |ms| begin + Duration::from_millis(ms);
+        let at = |ms| begin + std::time::Duration::from_millis(ms);
         assert_eq!(s.next_at(&node, Subject::NetMsg, at(0)), (1, 0));
         s.undo(&node, Subject::NetMsg);
         assert_eq!(s.next_at(&node, Subject::NetMsg, at(5_000)), (1, 0));
@@ -248,33 +136,26 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_is_reported_once_with_its_bounds() {
-        let mut t = GapTracker::new(10);
-        assert_eq!(t.see(Subject::NetMsg, &origin("a", 1, 5), LONG), Seen::InOrder);
-        assert_eq!(t.see(Subject::NetMsg, &origin("a", 1, 6), LONG), Seen::InOrder);
-        let Seen::After(gap) = t.see(Subject::NetMsg, &origin("a", 1, 10), LONG) else { panic!("no gap") };
-        assert_eq!((gap.first, gap.last, gap.count()), (7, 9, 3));
-        assert_eq!(t.see(Subject::NetMsg, &origin("a", 1, 11), LONG), Seen::InOrder);
-        assert_eq!(t.see(Subject::NetMsg, &origin("a", 1, 8), LONG), Seen::Repeated);
-    }
-
-    #[test]
-    fn streams_do_not_mix() {
-        let mut t = GapTracker::new(10);
-        assert_eq!(t.see(Subject::NetMsg, &origin("a", 1, 1), LONG), Seen::InOrder);
-        assert_eq!(t.see(Subject::NetMsg, &origin("b", 1, 7), LONG), Seen::InOrder);
-        assert_eq!(t.see(Subject::NetMsg, &origin("a", 2, 1), LONG), Seen::InOrder);
-        assert_eq!(t.see(Subject::NetConn, &origin("a", 1, 3), LONG), Seen::InOrder);
-        assert_eq!(t.see(Subject::NetMsg, &origin("a", 1, 2), LONG), Seen::InOrder);
-    }
-
-    #[test]
-    fn hostile_streams_take_bounded_memory() {
-        let mut t = GapTracker::new(3);
-        for session in 0..100 {
-            t.see(Subject::NetMsg, &origin("a", session, u64::MAX), LONG);
-        }
-        assert_eq!(t.count, 3);
-        assert_eq!(t.streams.values().map(HashMap::len).sum::<usize>(), 3);
+    fn positions_name_every_stream_but_their_own() {
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let begin = Instant::now();
+        let mut s = Sequencer::default();
+        assert!(!s.has_new_streams());
+        s.next_at(&a, Subject::NetMsg, begin);
+        s.next_at(&a, Subject::NetMsg, begin);
+        s.next_at(&a, Subject::NetConn, begin);
+        s.next_at(&a, Subject::Books, begin);
+        s.next_at(&b, Subject::Rpc, begin);
+        s.undo(&b, Subject::Rpc);
+        assert!(s.has_new_streams());
+        let positions = s.positions(begin + std::time::Duration::from_millis(3_900), false);
+        let [(node, positions)] = positions.as_slice() else { panic!("{positions:?}") };
+        let streams: Vec<_> =
+            positions.streams.iter().map(|p| (p.subject.as_str(), p.last_sequence, p.stream_age_s)).collect();
+        assert_eq!((&**node, streams), ("a", vec![("netmsg", 2, 3), ("netconn", 1, 3)]));
+        assert!(!s.has_new_streams());
+        s.next_at(&a, Subject::Books, begin);
+        s.next_at(&a, Subject::NetMsg, begin);
+        assert!(!s.has_new_streams(), "neither began");
     }
 }

@@ -57,7 +57,7 @@ subjects! {
     Incident = "observer.incident",
     /// Flushes of the UTXO set.
     UtxoCache = "observer.utxocache",
-    /// Hits of tracepoints and what became of them.
+    /// Hits of tracepoints and what became of them, and how far streams are.
     Books = "observer.books",
     /// RPC answers that the public schema lacks.
     RpcExtra = "observer.rpc",
@@ -86,7 +86,7 @@ impl Subject {
             PeerObserverEvent::Incident(_) => Subject::Incident,
             PeerObserverEvent::Utxocache(_) => Subject::UtxoCache,
             PeerObserverEvent::RpcExtra(_) => Subject::RpcExtra,
-            PeerObserverEvent::Books(_) => Subject::Books,
+            PeerObserverEvent::Books(_) | PeerObserverEvent::StreamPositions(_) => Subject::Books,
             PeerObserverEvent::P2pExtra(_) => Subject::P2pExtra,
         })
     }
@@ -119,6 +119,7 @@ mod tests {
             Subject::UtxoCache,
             Subject::RpcExtra,
             Subject::P2pExtra,
+            Subject::Books,
             Subject::Addrman,
         ] {
             assert!(subject.as_str().contains('.'), "{subject} has one token, so `*` matches it");

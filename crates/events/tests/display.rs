@@ -468,7 +468,8 @@ fn every_event_of_the_schema_is_one_line_whatever_strings_it_carries() {
         *words.entry(word.unwrap_or_default().to_owned()).or_default() += 1;
     }
     let kinds: Vec<&str> = words.keys().map(String::as_str).collect();
-    let expected = "<-- ADDRMAN BOOKS CONN INCIDENT IPC LOG LOSS MEMPOOL P2P RPC UTXOCACHE VALIDATION";
+    let expected =
+        "<-- ADDRMAN BOOKS CONN INCIDENT IPC LOG LOSS MEMPOOL P2P RPC STREAMS UTXOCACHE VALIDATION";
     assert_eq!(kinds.join(" "), expected);
     // Address has a oneof too, so that version messages come once for each network.
     const MESSAGES: u32 = 39;

@@ -21,7 +21,12 @@ pub mod log;
 pub mod p2p;
 pub mod rpc;
 
+use peer_observer_events::peek::MAX_NODE_NAME;
 use peer_observer_exporter::registry::Edges;
+use peer_observer_node::names::MAX_NAME;
+
+// `node` knows no events, and events with longer names are refused.
+const _: () = assert!(MAX_NAME == MAX_NODE_NAME);
 
 /// How long calls to a node take, from 1 ms to 10 s, ns: the edges of the public extractors.
 pub(crate) const CALL_DURATION: Edges = Edges {

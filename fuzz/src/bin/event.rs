@@ -8,7 +8,7 @@ use prost::Message as _;
 fuzz_target!(|input: &[u8]| {
     // What is no event for the decoder may be one here, and the other way round, but neither may panic.
     let _ = peek::origin(input);
-    let Ok(event) = Event::decode(input) else { return };
+    let Ok(event) = peek::decode(input.to_vec().into()) else { return };
 
     let encoded = event.encode_to_vec();
     let again = Event::decode(encoded.as_slice()).expect("what was encoded");

@@ -10,6 +10,8 @@
 
 mod backoff;
 mod config;
+#[cfg(test)]
+mod position_tests;
 mod publish;
 #[cfg(test)]
 mod server_tests;
@@ -39,8 +41,8 @@ use crate::subscriber::{Mailbox, Subscriber};
 /// How often to look whether everything was sent.
 const LOOK_AT_SPOOLS: Duration = Duration::from_millis(20);
 
-/// How long events are kept back when the server is there again: everybody tries once a second (backoff.rs) to reach it, and what is
-/// sent before those who listen are there is lost.
+/// How long events are kept back when the server is there again: everybody tries once a second
+/// (backoff.rs) to reach it, and what is sent before those who listen are there is lost.
 const SETTLE: Duration = Duration::from_secs(2);
 
 /// A connection that is up.
@@ -156,7 +158,7 @@ pub struct Nats {
     options: config::Prepared,
     /// Of publishers that are there, or gone with something left to send.
     writers: Mutex<Vec<(Arc<Spool>, tokio::task::JoinHandle<u64>)>>,
-    mailboxes: Mutex<Vec<Arc<Mailbox>>>,
+    readers: Mutex<Vec<(Arc<Mailbox>, tokio::task::JoinHandle<()>)>>,
     stop: CancellationToken,
 }
 
@@ -167,7 +169,7 @@ impl Nats {
             config,
             options,
             writers: Mutex::default(),
-            mailboxes: Mutex::default(),
+            readers: Mutex::default(),
             stop: CancellationToken::new(),
         })
     }
@@ -242,20 +244,22 @@ impl Nats {
         let mailbox = Mailbox::new(component, subjects, limits);
         let (options, is_up) = self.connection(component);
         let stop = self.stop.child_token();
-        let reader = subscribe::Reader::new(mailbox.clone(), subjects, self.config.subject_prefix.as_deref());
+        let prefix = self.config.subject_prefix.as_deref();
+        let mut reader = subscribe::Reader::new(mailbox.clone(), subjects, prefix, is_up);
         let address = self.options.address.clone();
         let stopped = stop.clone();
         let closing = mailbox.clone();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             tokio::select! {
-                () = reader.run(options, address, is_up) => {}
+                () = reader.run(options, address) => {}
                 () = stopped.cancelled() => {}
             }
             closing.queue.close();
+            reader.leave().await;
         });
-        let mut mailboxes = self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
-        mailboxes.retain(|mailbox| !mailbox.gone.load(Ordering::Relaxed));
-        mailboxes.push(mailbox.clone());
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        readers.retain(|(mailbox, _)| !mailbox.gone.load(Ordering::Relaxed));
+        readers.push((mailbox.clone(), task));
         Subscriber::new(mailbox, Some(stop.drop_guard()))
     }
 
@@ -287,8 +291,12 @@ impl Nats {
             unsent += spool.untold();
         }
         self.stop.cancel();
-        for mailbox in self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let readers = std::mem::take(&mut *self.readers.lock().unwrap_or_else(PoisonError::into_inner));
+        for (mailbox, task) in readers {
             mailbox.queue.close();
+            // A reader waits for no more than the server's answer to its last announcement. One
+            // that failed has been told of.
+            let _ = task.await;
         }
         unsent
     }

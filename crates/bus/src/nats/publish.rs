@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::Up;
 use crate::loss::{Complaint, LossBook, What};
 use crate::now_ns;
-use crate::publisher::{Pending, Progress, Stamper, weight};
+use crate::publisher::{Leaving, Pending, Progress, Stamper, weight};
 use crate::queue::{Limits, Priority, Queue};
 
 /// Events on their way to the server.
@@ -118,7 +118,12 @@ pub(super) struct Writer {
     /// Given to the client since it was last waited for, bytes.
     ahead: usize,
     last_complaint: Option<Instant>,
+    announced: Option<Instant>,
 }
+
+/// Between two announcements of how far the streams are. Subscribers wait for three
+/// ([`peer_observer_events::gaps::SILENT_AFTER`]).
+const ANNOUNCE: Duration = Duration::from_secs(10);
 
 /// Events that the writer takes from the spool at once. Few, because they are out of the spool's count while they wait.
 const CHUNK: usize = 256;
@@ -132,7 +137,14 @@ impl Writer {
     pub(super) fn new(spool: Arc<Spool>, source: Source, prefix: Option<&str>) -> Self {
         let subjects =
             Subject::ALL.iter().map(|s| super::subscribe::with_prefix(prefix, s.as_str())).collect();
-        Writer { spool, stamper: Stamper::new(source), subjects, ahead: 0, last_complaint: None }
+        Writer {
+            spool,
+            stamper: Stamper::new(source),
+            subjects,
+            ahead: 0,
+            last_complaint: None,
+            announced: None,
+        }
     }
 
     /// Runs until the spool is closed and empty. Returns how many events were left because the connection ended.
@@ -166,6 +178,7 @@ impl Writer {
                         ask_for_limit();
                         if up.has_settled() {
                             self.tell_losses(&client).await;
+                            self.announce_when_due(&client).await;
                         }
                     }
                 }
@@ -192,6 +205,7 @@ impl Writer {
             }
         }
         self.tell_losses(&client).await;
+        self.announce(&client, Leaving::Yes).await;
         if let Err(error) = client.flush().await {
             tracing::warn!(component, %error, "the last events may not have reached nats");
         }
@@ -235,6 +249,22 @@ impl Writer {
             "event is larger than the nats server's max_payload and is lost: \
              set `max_payload: 5242880` in the server's configuration"
         );
+    }
+
+    /// Announces how far the streams are every ten seconds, and a new stream with the next tick.
+    async fn announce_when_due(&mut self, client: &Client) {
+        let is_due = self.announced.is_none_or(|at| at.elapsed() >= ANNOUNCE);
+        if is_due || self.stamper.has_new_streams() {
+            self.announce(client, Leaving::No).await;
+        }
+    }
+
+    async fn announce(&mut self, client: &Client, leaving: Leaving) {
+        self.announced = Some(Instant::now());
+        self.stamper.now = self.announced;
+        for pending in self.stamper.positions(leaving) {
+            self.send(client, pending).await;
+        }
     }
 
     async fn tell_losses(&mut self, client: &Client) {

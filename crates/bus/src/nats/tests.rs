@@ -155,7 +155,7 @@ async fn a_publisher_that_is_dropped_sends_what_it_has_and_leaves_nothing_behind
     drop(bus.subscriber("test", &[Subject::Rpc], Limits::default()));
     let _also_kept = bus.subscriber("test", &[Subject::Rpc], Limits::default());
     assert_eq!(nats.writers.lock().unwrap().len(), 1);
-    assert_eq!(nats.mailboxes.lock().unwrap().len(), 2);
+    assert_eq!(nats.readers.lock().unwrap().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

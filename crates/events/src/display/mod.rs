@@ -65,6 +65,7 @@ impl fmt::Display for PeerObserverEvent {
             PeerObserverEvent::RpcExtra(event) => write!(f, "# RPC {event}"),
             PeerObserverEvent::P2pExtra(event) => write!(f, "# P2P {event}"),
             PeerObserverEvent::Books(event) => write!(f, "# BOOKS {event}"),
+            PeerObserverEvent::StreamPositions(event) => write!(f, "# STREAMS {event}"),
         }
     }
 }

@@ -12,7 +12,8 @@ use crate::proto::observer::peer_info::Transport;
 use crate::proto::observer::rpc_extra::RpcEvent;
 use crate::proto::observer::{
     AddrmanPart, Banned, BannedSubnet, BlockAnnounced, Books, ChainTip, ChainTips, Evidence, Incident, Loss,
-    P2pExtra, PeerInfo, RpcExtra, TracepointBook, UtxoCache, UtxoCacheFlush, utxo_cache,
+    P2pExtra, PeerInfo, RpcExtra, StreamPosition, StreamPositions, TracepointBook, UtxoCache, UtxoCacheFlush,
+    utxo_cache,
 };
 
 impl fmt::Display for Loss {
@@ -86,6 +87,27 @@ impl fmt::Display for TracepointBook {
             .field("unread", self.unread)
             .field("published", self.published)
             .end()
+    }
+}
+
+impl fmt::Display for StreamPositions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Fields::new(f, "StreamPositions")
+            .field("leaving", self.leaving)
+            .field("streams", format_args!("[{}]", List(&self.streams)))
+            .end()
+    }
+}
+
+impl fmt::Display for StreamPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "StreamPosition(subject={}, last_sequence={}, stream_age_s={})",
+            Escaped(&self.subject),
+            self.last_sequence,
+            self.stream_age_s
+        )
     }
 }
 

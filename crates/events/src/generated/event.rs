@@ -11,7 +11,7 @@ pub struct Event {
     pub origin: ::core::option::Option<super::observer::Origin>,
     #[prost(
         oneof = "event::PeerObserverEvent",
-        tags = "1, 2, 3, 4, 5, 101, 102, 103, 104, 105, 106"
+        tags = "1, 2, 3, 4, 5, 101, 102, 103, 104, 105, 106, 108"
     )]
     pub peer_observer_event: ::core::option::Option<event::PeerObserverEvent>,
 }
@@ -53,5 +53,8 @@ pub mod event {
         /// What a node tells our own P2P connection beyond the public schema; on `observer.p2p`.
         #[prost(message, tag = "106")]
         P2pExtra(super::super::observer::P2pExtra),
+        /// How far a publisher's streams are; on `observer.books`.
+        #[prost(message, tag = "108")]
+        StreamPositions(super::super::observer::StreamPositions),
     }
 }

@@ -30,10 +30,13 @@ pub struct Loss {
     /// Where it was lost.
     #[prost(enumeration = "loss::Stage", required, tag = "1")]
     pub stage: i32,
-    /// Why, from a small fixed set per stage: `full`, `too_large`, `gap`, `malformed`, `truncated`, `cut`, `not_utf8`, `nul_bytes`, `refused`, `unaccounted`.
+    /// Why, from a small fixed set per stage: `full`, `too_large`, `gap`, `implausible`, `unknown`,
+    /// `malformed`, `truncated`, `cut`, `not_utf8`, `nul_bytes`, `refused`, `unaccounted`.
     #[prost(string, required, tag = "2")]
     pub cause: ::prost::alloc::string::String,
-    /// Number of events, or of hits for the stages before an event exists.
+    /// Number of events, or of hits for the stages before an event exists. 0 for `TRANSPORT` with the
+    /// cause `unknown`: the publisher fell silent without announcing its last sequence numbers, so
+    /// nobody can know how many events are missing, if any.
     #[prost(uint64, required, tag = "3")]
     pub count: u64,
     /// `provider:name`, for the stages before an event exists.
@@ -347,6 +350,35 @@ pub struct TracepointBook {
     /// Hits that became events so far. Some may be on their way.
     #[prost(uint64, required, tag = "5")]
     pub published: u64,
+}
+/// The last sequence numbers of one publisher's streams of one node. A publisher on a server
+/// announces them every ten seconds, within a second of a stream's first event, and when it leaves:
+/// a subscriber compares them with what it received, and so counts losses at the end of a stream,
+/// too. Session, extractor and node are those of the event's origin.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StreamPositions {
+    /// Streams in which something was published, at most one for each subject.
+    #[prost(message, repeated, tag = "1")]
+    pub streams: ::prost::alloc::vec::Vec<StreamPosition>,
+    /// The publisher stops: no event and no announcement of this session follows, except those of its
+    /// other nodes.
+    #[prost(bool, required, tag = "2")]
+    pub leaving: bool,
+}
+/// How far one stream is.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StreamPosition {
+    /// Bus subject without prefix.
+    #[prost(string, required, tag = "1")]
+    pub subject: ::prost::alloc::string::String,
+    /// Sequence number of the last event that was published.
+    #[prost(uint64, required, tag = "2")]
+    pub last_sequence: u64,
+    /// Whole seconds since the first event of the stream was sent.
+    #[prost(uint32, required, tag = "3")]
+    pub stream_age_s: u32,
 }
 /// Answers of RPC methods, and forms of them, that the public schema lacks.
 #[derive(serde::Serialize)]
