@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bitcoin::consensus::encode::{Decodable, deserialize};
@@ -15,8 +15,9 @@ use bitcoin::{Block, Transaction};
 use bytes::Bytes;
 use peer_observer_bus::{Bus, Limits};
 use peer_observer_events::decode::decode;
+use peer_observer_events::peek::Origin;
 use peer_observer_events::proto::observer::Source;
-use peer_observer_events::{Event, PeerObserverEvent, Subject};
+use peer_observer_events::{Event, GapTracker, PeerObserverEvent, Subject};
 use peer_observer_extractors::convert;
 use prost::Message;
 use tokio::runtime::Runtime;
@@ -78,6 +79,7 @@ pub(crate) fn measure(report: &mut Report, runtime: &Runtime) -> Result<()> {
     decoding(report)?;
     converting(report)?;
     encoding(report)?;
+    gaps(report);
     bus(report, runtime)
 }
 
@@ -201,6 +203,43 @@ fn encoding(report: &mut Report) -> Result<()> {
         format!("its origin alone: {peek:.0} ns"),
     );
     Ok(())
+}
+
+/// Looking for gaps, with all streams that a subscriber remembers.
+fn gaps(report: &mut Report) {
+    const STREAMS: u64 = 16_384;
+    const LISTENING: Duration = Duration::from_secs(3600);
+    let origin =
+        |session, sequence| Origin { node: "bench", extractor: 1, session, sequence, stream_age_s: Some(1) };
+    let full = || {
+        let mut tracker = GapTracker::new(STREAMS as usize);
+        for session in 0..STREAMS {
+            tracker.see(Subject::NetMsg, &origin(session, 1), LISTENING);
+        }
+        tracker
+    };
+    let (mut known, mut sequence) = (full(), 1);
+    let (mut flooded, mut session) = (full(), STREAMS);
+    let (of_known, of_new) = compare(
+        STREAMS as usize,
+        || {
+            sequence += 1;
+            for session in 0..STREAMS {
+                black_box(known.see(Subject::NetMsg, &origin(session, sequence), LISTENING));
+            }
+        },
+        || {
+            for _ in 0..STREAMS {
+                session += 1;
+                black_box(flooded.see(Subject::NetMsg, &origin(session, 1), LISTENING));
+            }
+        },
+    );
+    report.add(
+        "look for a gap, 16,384 streams in turn",
+        format!("{of_known:.0} ns"),
+        format!("each event a new stream, of which as many are remembered: {of_new:.0} ns"),
+    );
 }
 
 fn bus(report: &mut Report, runtime: &Runtime) -> Result<()> {
