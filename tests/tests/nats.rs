@@ -1,6 +1,7 @@
 //! What goes wrong with NATS, and with those who read from it: what is lost is counted, and the rest goes on.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -285,6 +286,53 @@ fn missed_messages(listener: &Listener) -> f64 {
         _ => 0.0,
     };
     listener.messages().iter().map(Published::event).map(of_messages).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_publisher_is_reported_as_unknown() {
+    require!(need::nats_server());
+    let server = NatsServer::start().unwrap();
+    let client = connect(&server.url()).await;
+    let (metrics, address) = program::start_metrics(&server.url(), &client).await;
+    let listener = Listener::start(&server.url(), "observer.loss").await;
+    let lines = tempfile::NamedTempFile::new().unwrap();
+    let log = lines.path().display().to_string();
+    let arguments = ["extract", "log", "-a", &server.url(), "--log-node", "alice", "--log-file", &log];
+    // One leaves in order, one is killed; of both, the end of the stream is all there.
+    for is_killed in [false, true] {
+        let lines_of =
+            |page: &page::Samples| sum(page, "pipeline_events", &["node=\"alice\"", "log-extractor"]);
+        let before = lines_of(&fetch(address));
+        let mut extractor = program::start(&arguments);
+        let is_heard = peer_observer_testkit::wait_until(LONG, || {
+            writeln!(lines.as_file(), "2026-01-01T00:00:00Z a line").unwrap();
+            lines_of(&fetch(address)) > before
+        });
+        assert!(is_heard);
+        if is_killed {
+            extractor.kill().unwrap();
+        } else {
+            assert!(program::terminate(extractor));
+        }
+    }
+    let silent = |page: &page::Samples| sum(page, "pipeline_own_sessions_silent", &[]);
+    let page = program::wait_for_page(address, |page| silent(page) > 0.0);
+    assert_eq!(silent(&page), 1.0);
+    let unknown = || -> Vec<u64> {
+        let events: Vec<_> = listener.messages().iter().map(|message| message.event().1).collect();
+        let unknown = events.iter().filter_map(|event| match &event.peer_observer_event {
+            Some(PeerObserverEvent::Loss(loss)) if loss.cause == "unknown" => {
+                assert_eq!((loss.stage(), loss.component.as_str()), (Stage::Transport, "metrics"));
+                assert_eq!(event.origin.as_ref().unwrap().node, "alice");
+                Some(loss.count)
+            }
+            _ => None,
+        });
+        unknown.collect()
+    };
+    until("the unknown end is an event", || !unknown().is_empty()).await;
+    assert_eq!(unknown(), [0]);
+    assert!(program::terminate(metrics));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,13 @@ use std::collections::BTreeMap;
 
 use crate::labels::{OTHER, Table};
 
+/// The most that one event can add to a counter: numbers that others choose must not bring a
+/// counter to its limit, where it would stay.
+pub const MAX_AMOUNT: u64 = 1 << 40;
+
+/// The largest value that is observed, in the unit of the histogram's edges: five hours in ns.
+pub const MAX_OBSERVED: u64 = 1 << 44;
+
 /// A label and all values it can have.
 #[derive(Debug, Clone, Copy)]
 pub struct Label {
@@ -190,6 +197,7 @@ pub struct Registry {
     pub(crate) tables: Vec<Table>,
     /// How often a value found no place outside of the tables and snapshots, by what it is a value of.
     pub(crate) folded: BTreeMap<&'static str, u64>,
+    capped: u64,
 }
 
 /// Most labels of known values that a family can have.
@@ -221,6 +229,7 @@ impl Registry {
             histograms: Vec::new(),
             tables: Vec::new(),
             folded: BTreeMap::new(),
+            capped: 0,
         }
     }
 
@@ -353,8 +362,9 @@ impl Registry {
         Column { first, inner: inner(labels) }
     }
 
-    /// Adds to a counter. A counter at its limit stays there.
+    /// Adds to a counter, at most [`MAX_AMOUNT`]. A counter at its limit stays there.
     pub fn add(&mut self, counter: Counter, amount: u64) {
+        let amount = self.capped(amount, MAX_AMOUNT);
         let value = self.counters[counter.0].get_or_insert(0);
         *value = value.saturating_add(amount);
     }
@@ -445,8 +455,9 @@ impl Registry {
         self.histograms[histogram.index].used = true;
     }
 
-    /// Observes a value, in the unit of the histogram's edges.
+    /// Observes a value, in the unit of the histogram's edges, at most [`MAX_OBSERVED`].
     pub fn observe(&mut self, histogram: Histogram, value: u64) {
+        let value = self.capped(value, MAX_OBSERVED);
         let state = &mut self.histograms[histogram.index];
         let bucket = histogram.edges.upper.partition_point(|edge| *edge < value);
         state.buckets[bucket] = state.buckets[bucket].saturating_add(1);
@@ -459,8 +470,19 @@ impl Registry {
         RowId { table: table.0, row: self.tables[table.0].row(value) }
     }
 
-    /// Adds to a cell of a row.
+    /// Adds to a cell of a row, at most [`MAX_AMOUNT`].
     pub fn add_cell(&mut self, row: RowId, cell: Cell, amount: u64) {
+        let amount = self.capped(amount, MAX_AMOUNT);
         self.tables[row.table].add(row.row, cell.0, amount);
+    }
+
+    /// How many numbers were larger than is believed, since this was called last.
+    pub fn take_capped(&mut self) -> u64 {
+        std::mem::take(&mut self.capped)
+    }
+
+    fn capped(&mut self, amount: u64, most: u64) -> u64 {
+        self.capped = self.capped.saturating_add(u64::from(amount > most));
+        amount.min(most)
     }
 }

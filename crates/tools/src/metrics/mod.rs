@@ -367,12 +367,21 @@ impl Metrics {
     /// Ends a tick, and what was not seen for `idle` of them: series whose label values nothing was counted for, gauges by label that
     /// were not measured, and with `--node-label` nodes.
     pub fn expire(&mut self, idle: u32) {
+        // Before nodes end.
+        self.count_capped();
         self.registry.expire(idle);
         self.nodes.expire(idle);
     }
 
+    fn count_capped(&mut self) {
+        let of_nodes = self.nodes.all.iter_mut().map(|node| node.registry.take_capped());
+        let capped = of_nodes.fold(self.registry.take_capped(), u64::saturating_add);
+        self.pipeline.observe_capped(&mut self.registry, capped);
+    }
+
     /// The metrics as text, for somebody who reads it: what is on no page yet counts as `other` when its series ends.
     pub fn render(&mut self, format: Format) -> String {
+        self.count_capped();
         let shared = [Part { node: None, registry: &self.registry }];
         let named = self.nodes.index.is_some();
         let nodes: Vec<Part<'_>> = self
@@ -406,8 +415,8 @@ impl Metrics {
                 return self.pipeline.observe_books(r, books, delivery.event.origin.as_ref());
             }
             Some(PeerObserverEvent::Loss(loss)) => return self.pipeline.observe_loss(r, loss),
-            // These are of a tool, or of no node.
-            Some(PeerObserverEvent::Incident(_)) | None => return,
+            // These are of a tool, of a publisher, or of no node.
+            Some(PeerObserverEvent::Incident(_) | PeerObserverEvent::StreamPositions(_)) | None => return,
             _ => {}
         }
         self.nodes.of(r, delivery).observe(&self.known, delivery);

@@ -72,6 +72,11 @@ const LATENCY: Edges = Edges {
     divisor: 1_000_000_000,
 };
 
+/// What is older did not just happen, ns.
+const MAX_LATENCY_NS: u64 = 3_600_000_000_000;
+/// How far another machine's clock may be ahead, ns.
+const MAX_AHEAD_NS: u64 = 1_000_000_000;
+
 /// Counts what the pipeline does.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
@@ -91,6 +96,8 @@ pub(crate) struct Pipeline {
     repeated: Counter,
     own_lost_transport: Counter,
     own_lost_queue: Counter,
+    own_sessions_silent: Counter,
+    numbers_capped: Counter,
     queue_events: Gauge,
     queue_bytes: Gauge,
     /// Name for the node of events that do not say which it is.
@@ -117,7 +124,7 @@ impl Pipeline {
             ),
             latency: r.histogram_vec(
                 "peerobserver_pipeline_latency_seconds",
-                "Time from what an event tells of until it was counted here.",
+                "Time from what an event tells of until it was counted here, of events of the last hour.",
                 &[EXTRACTOR],
                 LATENCY,
             ),
@@ -163,6 +170,14 @@ impl Pipeline {
                 "peerobserver_pipeline_own_lost_queue",
                 "Events that reached this tool and found its queue full.",
             ),
+            own_sessions_silent: r.counter(
+                "peerobserver_pipeline_own_sessions_silent",
+                "Publishers that fell silent without announcing to this tool where their streams end.",
+            ),
+            numbers_capped: r.counter(
+                "peerobserver_pipeline_numbers_capped",
+                "Numbers in events above what is believed, which were counted as 2^40.",
+            ),
             queue_events: r
                 .gauge("peerobserver_pipeline_queue_events", "Events that wait for this tool."),
             queue_bytes: r
@@ -189,10 +204,17 @@ impl Pipeline {
         r.add_cell(row, self.events.at2(extractor, subject), 1);
         match &delivery.event.origin {
             Some(origin) => {
-                r.observe(self.latency.at(extractor), now_ns.saturating_sub(origin.time_ns));
+                if let Some(latency) = latency(origin.time_ns, now_ns) {
+                    r.observe(self.latency.at(extractor), latency);
+                }
             }
             None => self.observe_without_origin(r),
         }
+    }
+
+    /// Counts numbers of events that were too large.
+    pub(crate) fn observe_capped(&self, r: &mut Registry, numbers: u64) {
+        r.add(self.numbers_capped, numbers);
     }
 
     fn observe_without_origin(&mut self, r: &mut Registry) {
@@ -253,9 +275,17 @@ impl Pipeline {
         r.set_counter(self.repeated, load(&stats.repeated));
         r.set_counter(self.own_lost_transport, load(&stats.lost_transport));
         r.set_counter(self.own_lost_queue, load(&stats.lost_queue));
+        r.set_counter(self.own_sessions_silent, load(&stats.sessions_silent));
         r.set(self.queue_events, i64::try_from(depth.0).unwrap_or(i64::MAX));
         r.set(self.queue_bytes, i64::try_from(depth.1).unwrap_or(i64::MAX));
     }
+}
+
+/// Time from `time_ns` until `now_ns`. Nothing for what is no latency: recorded or read again after
+/// a long time, or dated in the future by more than clocks of machines differ.
+fn latency(time_ns: u64, now_ns: u64) -> Option<u64> {
+    let is_ahead = time_ns > now_ns.saturating_add(MAX_AHEAD_NS);
+    Some(now_ns.saturating_sub(time_ns)).filter(|latency| !is_ahead && *latency <= MAX_LATENCY_NS)
 }
 
 fn extractor(origin: &Origin) -> usize {

@@ -30,6 +30,8 @@ use peer_observer_events::proto::ebpf_extractor::validation::{
 use peer_observer_events::proto::observer::{Books, Loss, Origin, Source, TracepointBook, loss::Stage};
 use peer_observer_events::{Event, PeerObserverEvent, Subject};
 
+use peer_observer_exporter::registry::{MAX_AMOUNT, MAX_OBSERVED};
+
 use super::*;
 use crate::tour::tour;
 use reference::Reference;
@@ -561,7 +563,7 @@ fn extreme_events_are_counted_and_break_nothing() {
             ("mempool_replaced_vbytes", 0.0),
             (
                 "p2p_message_bytes{message=\"\",connection_type=\"other\",direction=\"outbound\"}",
-                u64::MAX as f64,
+                4.0 * MAX_AMOUNT as f64,
             ),
             ("pipeline_decode_errors{message=\"\"}", 4.0),
         ],
@@ -675,7 +677,78 @@ fn hostile_books_take_bounded_memory_and_count_as_they_say() {
     }
     let counted = samples(&metrics.render(Format::Text));
     assert_eq!(sum(&counted, "peerobserver_pipeline_hits"), 20_000.0);
-    assert_eq!(sum(&counted, "peerobserver_pipeline_hits_dropped"), u64::MAX as f64);
+    assert_eq!(sum(&counted, "peerobserver_pipeline_hits_dropped"), 20_000.0 * MAX_AMOUNT as f64);
+    assert_eq!(counted["peerobserver_pipeline_numbers_capped"], 20_000.0);
+}
+
+/// What one hostile event of each kind with numbers does: no counter stays at its limit, and the
+/// next event still counts.
+#[test]
+fn no_event_saturates_a_counter() {
+    let mut ping = message("192.0.2.1:1", true, "ping", Msg::Ping(Ping { value: 1 }));
+    let event = Arc::get_mut(&mut ping.event).unwrap();
+    if let Some(PeerObserverEvent::EbpfExtractor(Ebpf { ebpf_event: Some(EbpfEvent::Message(message)) })) =
+        &mut event.peer_observer_event
+    {
+        message.meta.size = u64::MAX;
+    }
+    let closed = ClosedConnection { conn: conn("192.0.2.1:1", 1), time_established: 0 };
+    let mut closed = connection(connection_event::Event::Closed(closed));
+    Arc::get_mut(&mut closed.event).unwrap().timestamp = u64::MAX;
+    let block = BlockConnected { connection_time: u64::MAX, ..BlockConnected::default() };
+    let block = ValidationEvent { event: Some(validation_event::Event::BlockConnected(block)) };
+    let added = Added { vsize: i32::MAX, ..Added::default() };
+    let added = MempoolEvent { event: Some(mempool_event::Event::Added(added)) };
+    let mut addr = message(
+        "192.0.2.1:1",
+        true,
+        "addr",
+        Msg::Addr(Addr { addresses: vec![Address { timestamp: 0, ..Address::default() }] }),
+    );
+    Arc::get_mut(&mut addr.event).unwrap().timestamp = u64::MAX;
+    let loss =
+        Loss { stage: Stage::Publish as i32, cause: "full".into(), count: u64::MAX, ..Loss::default() };
+    let book = TracepointBook { tracepoint: "t".into(), hits: u64::MAX, ..TracepointBook::default() };
+    let hostile = [
+        ping,
+        closed,
+        ebpf(EbpfEvent::Validation(block), 0),
+        ebpf(EbpfEvent::Mempool(added), 0),
+        addr,
+        delivery(PeerObserverEvent::Loss(loss), 0),
+        delivery(PeerObserverEvent::Books(Books { pid: 1, tracepoints: vec![book] }), 0),
+    ];
+    let mut metrics = metrics();
+    metrics.observe_batch(&hostile);
+    let page = metrics.render(Format::Text);
+    let counted = samples(&page);
+    for (series, value) in &counted {
+        let name = series.split('{').next().unwrap_or_default();
+        let is_gauge = page.contains(&format!("# TYPE {name} gauge\n"));
+        assert!(*value <= MAX_OBSERVED as f64 || is_gauge, "{series} is {value}");
+    }
+    assert!(counted["peerobserver_pipeline_numbers_capped"] >= 5.0, "{counted:?}");
+}
+
+#[test]
+fn latency_leaves_out_old_and_future_events() {
+    const HOUR_NS: u64 = 3_600_000_000_000;
+    let mut metrics = metrics();
+    let now_ns = 10 * HOUR_NS;
+    for time_ns in [0, now_ns - HOUR_NS - 1, now_ns - HOUR_NS, now_ns + 1, now_ns + HOUR_NS, u64::MAX] {
+        let mut delivery = version("192.0.2.1:1", true, "x");
+        let origin = Origin { node: "alice".into(), extractor: 1, time_ns, ..Origin::default() };
+        Arc::get_mut(&mut delivery.event).unwrap().origin = Some(origin);
+        metrics.observe_at(&delivery, now_ns);
+    }
+    let counted = samples(&metrics.render(Format::Text));
+    expect(
+        &counted,
+        &[
+            ("pipeline_latency_seconds_count{extractor=\"ebpf\"}", 2.0),
+            ("pipeline_latency_seconds_sum{extractor=\"ebpf\"}", 3600.0),
+        ],
+    );
 }
 
 #[test]

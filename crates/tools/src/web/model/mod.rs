@@ -113,7 +113,7 @@ impl Model {
             PeerObserverEvent::Loss(loss) => return self.pipeline.loss(loss, now.wall_ns),
             PeerObserverEvent::Books(books) => return self.pipeline.books(name, books),
             // Detectors have a view of their own when they are there.
-            PeerObserverEvent::Incident(_) => return,
+            PeerObserverEvent::Incident(_) | PeerObserverEvent::StreamPositions(_) => return,
             _ => {}
         }
         if !self.nodes.contains_key(name) {

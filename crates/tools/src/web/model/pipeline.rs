@@ -6,6 +6,7 @@ use peer_observer_bus::Delivery;
 use peer_observer_events::Subject;
 use peer_observer_events::proto::observer::{Books, Loss, Source, loss::Stage};
 use peer_observer_exporter::labels::bounded;
+use peer_observer_exporter::registry::MAX_AMOUNT;
 
 use super::series::Series;
 
@@ -143,7 +144,7 @@ impl Pipeline {
             cause: bounded(&loss.cause).into(),
             component: bounded(&loss.component).into(),
             what: loss.tracepoint.as_deref().or(loss.subject.as_deref()).map(|what| bounded(what).into()),
-            count: loss.count,
+            count: loss.count.min(MAX_AMOUNT),
         };
         if concerns_page(lost.stage, &lost.component) {
             self.last_loss_ns = Some(wall_ns);
@@ -265,6 +266,9 @@ mod tests {
             pipeline.loss(&loss, 1);
         }
         assert_eq!((pipeline.events.len(), pipeline.lost.len()), (MAX_KINDS, MAX_KINDS));
-        assert_eq!((pipeline.losses.len(), pipeline.total_lost()), (MAX_LOSSES, u64::MAX));
+        assert_eq!(
+            (pipeline.losses.len(), pipeline.total_lost()),
+            (MAX_LOSSES, MAX_KINDS as u64 * MAX_AMOUNT)
+        );
     }
 }
