@@ -9,8 +9,14 @@
 //! | [`labels`] | label values that peers choose, in bounded memory |
 //! | [`render`] | the text that Prometheus reads |
 //! | [`server`] | serves that text |
+//! | [`listener`] | accepts connections so that no client keeps others out; the live page and the P2P port use it, too |
+//! | [`worker`] | a thread for work that blocks |
+//! | [`throttle`] | bounds log lines that others can provoke |
 
 pub mod labels;
+pub mod listener;
 pub mod registry;
 pub mod render;
 pub mod server;
+pub mod throttle;
+pub mod worker;

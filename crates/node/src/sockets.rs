@@ -1,6 +1,6 @@
 //! Which process is at the other end of a connection: nodes dial us from any port, but the kernel knows whose socket it is.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -28,6 +28,27 @@ pub fn dialler(pids: &[u32], from: SocketAddr, to: SocketAddr) -> Option<u32> {
             .collect();
         !inodes.is_empty() && owns_one(*pid, &inodes)
     })
+}
+
+/// The user of the client of each of these connections, from the client's address and ours: those
+/// within this network namespace, to a socket that a process still has. The kernel's lists are read
+/// once for all of them.
+///
+/// A socket that its process has closed is left out: the kernel says that it is root's.
+pub fn client_users(connections: &[(SocketAddr, SocketAddr)]) -> Vec<Option<u32>> {
+    let mut users = HashMap::new();
+    let wanted: HashSet<_> =
+        connections.iter().map(|(from, to)| (canonical(*from), canonical(*to))).collect();
+    for list in ["tcp", "tcp6"] {
+        let Ok(list) = fs::File::open(format!("/proc/self/net/{list}")) else { continue };
+        let lines = BufReader::new(list.take(MAX_LIST)).lines().map_while(Result::ok);
+        for socket in lines.filter_map(|line| parse(&line)).filter(|socket| socket.inode != 0) {
+            if wanted.contains(&(socket.local, socket.remote)) {
+                users.insert((socket.local, socket.remote), socket.uid);
+            }
+        }
+    }
+    connections.iter().map(|(from, to)| users.get(&(canonical(*from), canonical(*to))).copied()).collect()
 }
 
 /// The process is in the network that this one is in. True when that cannot be told.
@@ -76,15 +97,18 @@ fn owns_one(pid: u32, sockets: &HashSet<String>) -> bool {
 struct Socket {
     local: SocketAddr,
     remote: SocketAddr,
+    uid: u32,
     inode: u64,
 }
 
-/// A line of /proc/net/tcp (proc_pid_net(5)): number, local address, remote address, state, and the inode as the tenth word.
+/// A line of /proc/net/tcp (proc_pid_net(5)): number, local address, remote address, state, the
+/// user as the eighth word and the inode as the tenth.
 fn parse(line: &str) -> Option<Socket> {
     let mut words = line.split_whitespace();
     let (local, remote) = (words.nth(1)?, words.next()?);
-    let inode = words.nth(6)?.parse().ok()?;
-    Some(Socket { local: address(local)?, remote: address(remote)?, inode })
+    let uid = words.nth(4)?.parse().ok()?;
+    let inode = words.nth(1)?.parse().ok()?;
+    Some(Socket { local: address(local)?, remote: address(remote)?, uid, inode })
 }
 
 /// Addresses are u32 in the machine's byte order, in hex; ports are plain hex.
@@ -127,6 +151,22 @@ mod tests {
             assert_eq!(dialler(&[1, me], peer, own), Some(me), "{listen}");
             assert_eq!(dialler(&[1], peer, own), None);
             assert_eq!(dialler(&[me], SocketAddr::new(peer.ip(), 1), own), None);
+        }
+    }
+
+    #[test]
+    fn client_user_is_that_of_an_open_socket() {
+        for listen in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(listen) else { continue };
+            let own = listener.local_addr().unwrap();
+            let stream = TcpStream::connect(own).unwrap();
+            let (_accepted, peer) = listener.accept().unwrap();
+            let closed = TcpStream::connect(own).unwrap();
+            let (_half, gone) = listener.accept().unwrap();
+            drop(closed);
+            let user = std::os::unix::fs::MetadataExt::uid(&fs::metadata("/proc/self").unwrap());
+            assert_eq!(client_users(&[(gone, own), (peer, own)]), [None, Some(user)], "{listen}");
+            drop(stream);
         }
     }
 
