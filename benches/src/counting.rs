@@ -213,7 +213,7 @@ fn burst(report: &mut Report, runtime: &Runtime, encoded: &[(Subject, bytes::Byt
 fn received(address: &str) -> Result<u64> {
     let mut stream = TcpStream::connect(address).context("connecting to the metrics tool")?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut page = String::new();
     stream.read_to_string(&mut page).context("reading the metrics page")?;
     page.lines()

@@ -47,7 +47,7 @@ pub(crate) fn measure(report: &mut Report, runtime: &Runtime) -> Result<()> {
 fn scrape(address: SocketAddr, header: &str) -> Result<Duration> {
     let begin = Instant::now();
     let mut stream = TcpStream::connect(address).context("connecting to the page")?;
-    write!(stream, "GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n{header}\r\n")?;
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{header}\r\n")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).context("reading the page")?;
     if !answer.starts_with(b"HTTP/1.1 200") {

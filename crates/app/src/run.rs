@@ -42,6 +42,10 @@ pub(crate) struct Config {
     /// Address and port to serve the metrics at [default: 127.0.0.1:8282]
     #[arg(short = 'm', long, value_name = "ADDRESS:PORT")]
     metrics_address: Option<String>,
+    /// Name that Prometheus may scrape by, besides addresses, localhost and the name of this
+    /// machine; may be repeated
+    #[arg(long, value_name = "NAME")]
+    metrics_host: Vec<String>,
     /// Serve no live page
     #[arg(long)]
     no_web: bool,
@@ -77,12 +81,16 @@ pub(crate) struct Config {
 impl Config {
     /// Puts what `run` was told over the sections of those it concerns.
     pub(crate) fn apply(self, sections: &mut Sections) {
-        let Sections { ebpf, p2p, metrics, logger, web, .. } = sections;
+        let Sections { ebpf, rpc, p2p, metrics, logger, web, .. } = sections;
         if let Some(address) = self.web_address {
             web.web_address = address;
         }
         if let Some(address) = self.metrics_address {
             metrics.metrics_address = address;
+        }
+        if !self.metrics_host.is_empty() {
+            rpc.prometheus_host.clone_from(&self.metrics_host);
+            metrics.metrics_host = self.metrics_host;
         }
         if !self.bitcoind_path.is_empty() {
             ebpf.bitcoind_path = self.bitcoind_path;
@@ -235,10 +243,10 @@ impl Parts {
         }
         let page = rpc::Page::default();
         if !sections.run.no_rpc && !sections.run.no_metrics {
-            let (page, address, stop) = (page.clone(), sections.rpc.prometheus_address.clone(), stop.clone());
+            let (page, config, stop) = (page.clone(), sections.rpc.clone(), stop.clone());
             self.spawn(async move {
                 // These metrics are of the extractor, not of nodes: without them it still does its work.
-                if let Err(error) = page.serve(&address, stop.clone()).await {
+                if let Err(error) = page.serve(&config, stop.clone()).await {
                     tracing::warn!(%error, "going on without metrics of the rpc extractor");
                     stop.cancelled().await;
                 }

@@ -10,9 +10,11 @@
 //! | [`render`] | the text that Prometheus reads |
 //! | [`server`] | serves that text |
 //! | [`listener`] | accepts connections so that no client keeps others out; the live page and the P2P port use it, too |
+//! | [`host`] | the names a server answers to; the live page uses it, too |
 //! | [`worker`] | a thread for work that blocks |
 //! | [`throttle`] | bounds log lines that others can provoke |
 
+pub mod host;
 pub mod labels;
 pub mod listener;
 pub mod registry;

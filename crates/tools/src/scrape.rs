@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 /// The page that is served there, without the head of the answer.
 pub(crate) async fn scrape(address: SocketAddr) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, page) = answer.split_once("\r\n\r\n").unwrap();

@@ -28,6 +28,10 @@ pub struct Config {
     /// Address and port to serve this extractor's metrics at
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8285")]
     pub prometheus_address: String,
+    /// Name that Prometheus may scrape by, besides addresses, localhost and the name of this
+    /// machine; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub prometheus_host: Vec<String>,
 }
 
 impl Default for Config {
@@ -38,6 +42,7 @@ impl Default for Config {
             query_interval: 10,
             ipc_timeout: 30,
             prometheus_address: "127.0.0.1:8285".into(),
+            prometheus_host: Vec::new(),
         }
     }
 }

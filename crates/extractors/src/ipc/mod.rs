@@ -45,6 +45,9 @@ pub const IS_BUILT: bool = cfg!(feature = "ipc");
 
 /// How a user sets the address for metrics.
 const METRICS_FLAG: &str = "--prometheus-address";
+/// How a user allows a name for metrics.
+#[cfg(feature = "ipc")]
+const HOST_FLAG: &str = "--prometheus-host";
 
 /// Why the IPC extractor cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -165,5 +168,6 @@ async fn start(
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let listener = server::bind(&config.prometheus_address, METRICS_FLAG).await?;
-    watch::run(listener, watch::Settings::new(path, &config), publisher, stop).await
+    let names = server::Names { allowed: config.prometheus_host.clone(), flag: HOST_FLAG };
+    watch::run(listener, names, watch::Settings::new(path, &config), publisher, stop).await
 }

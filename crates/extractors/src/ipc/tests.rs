@@ -50,7 +50,8 @@ async fn start_as(uid: Option<u32>, socket: &Path, every: Duration, limit: Durat
     // So short that a real node is met in every moment of its start and its end.
     let pauses = Pauses { first: QUICK, away: QUICK, odd: QUICK };
     let settings = Settings { socket: socket.into(), name: "alice".into(), every, limit, pauses, uid };
-    let task = tokio::spawn(watch::run(listener, settings, publisher, stop.clone()));
+    let names = peer_observer_exporter::server::Names { allowed: Vec::new(), flag: "--prometheus-host" };
+    let task = tokio::spawn(watch::run(listener, names, settings, publisher, stop.clone()));
     Running { events, metrics, stop, task, _bus: bus, _started: HasStarted::start() }
 }
 
@@ -82,7 +83,10 @@ impl Running {
 
     async fn metric(&self, name: &str) -> u64 {
         let mut stream = TcpStream::connect(self.metrics).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
         let mut page = String::new();
         stream.read_to_string(&mut page).await.unwrap();
         let line = page.lines().find_map(|line| line.strip_prefix(&format!("ipcextractor_{name} ")));

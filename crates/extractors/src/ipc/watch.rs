@@ -90,6 +90,7 @@ pub(super) struct Watch {
 /// Watches a node until `stop`, and serves metrics.
 pub(super) async fn run(
     listener: TcpListener,
+    names: server::Names,
     settings: Settings,
     publisher: Publisher,
     stop: CancellationToken,
@@ -102,7 +103,7 @@ pub(super) async fn run(
         let watch = watch.clone();
         move || watch.metrics.render()
     };
-    let pages = tokio::spawn(server::serve(listener, page, stop.clone()));
+    let pages = tokio::spawn(server::serve(listener, names, page, stop.clone()));
     watch.follow(stop).await?;
     pages.await.map(|_| ()).map_err(RunError::Crashed)
 }

@@ -62,6 +62,10 @@ pub struct Config {
     /// Address and port to serve this extractor's metrics at
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8284")]
     pub prometheus_address: String,
+    /// Name that Prometheus may scrape by, besides addresses, localhost and the name of this
+    /// machine; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub prometheus_host: Vec<String>,
     /// Do not ask for getpeerinfo
     #[arg(long)]
     pub disable_getpeerinfo: bool,
@@ -122,6 +126,7 @@ impl Default for Config {
             rpc_max_answer_bytes: 128 << 20,
             max_payload_bytes: 5_242_880,
             prometheus_address: "127.0.0.1:8284".into(),
+            prometheus_host: Vec::new(),
             disable_getpeerinfo: false,
             disable_getmempoolinfo: false,
             disable_uptime: false,

@@ -56,6 +56,9 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How a user sets the address for metrics.
 const METRICS_FLAG: &str = "--prometheus-address (of `run`: --set rpc.prometheus_address=ADDRESS:PORT)";
 
+/// How a user allows a name for metrics.
+const HOST_FLAG: &str = "--prometheus-host (of `run`: --metrics-host)";
+
 /// Why the RPC extractor cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -234,7 +237,8 @@ async fn run_at(
         let shared = shared.clone();
         move || shared.metrics().render()
     };
-    let page = tokio::spawn(server::serve(listener, page, stop.clone()));
+    let names = server::Names { allowed: config.prometheus_host.clone(), flag: HOST_FLAG };
+    let page = tokio::spawn(server::serve(listener, names, page, stop.clone()));
     let outcome = ask(&shared, methods, stop).await;
     page.abort();
     outcome

@@ -11,23 +11,24 @@ use peer_observer_exporter::server;
 use tokio_util::sync::CancellationToken;
 
 use super::poll::Shared;
-use super::{Error, METRICS_FLAG};
+use super::{Config, Error, HOST_FLAG, METRICS_FLAG};
 
 /// A page that the extractors of all nodes share.
 #[derive(Clone, Default)]
 pub struct Page(Arc<Mutex<BTreeMap<Arc<str>, Arc<Shared>>>>);
 
 impl Page {
-    /// Serves it at `address` until `stop`.
+    /// Serves it where the settings say until `stop`.
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub async fn serve(self, address: &str, stop: CancellationToken) -> Result<(), Error> {
-        let listener = server::bind(address, METRICS_FLAG).await?;
+    pub async fn serve(self, config: &Config, stop: CancellationToken) -> Result<(), Error> {
+        let listener = server::bind(&config.prometheus_address, METRICS_FLAG).await?;
         if let Ok(address) = listener.local_addr() {
             tracing::info!(%address, "serving the metrics of rpc extractors");
         }
-        server::serve(listener, move || self.render(), stop).await;
+        let names = server::Names { allowed: config.prometheus_host.clone(), flag: HOST_FLAG };
+        server::serve(listener, names, move || self.render(), stop).await;
         Ok(())
     }
 

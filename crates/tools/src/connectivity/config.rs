@@ -26,6 +26,10 @@ pub struct Config {
     /// Address and port to serve the metrics at
     #[arg(short, long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:18282")]
     pub metrics_address: String,
+    /// Name that Prometheus may scrape by, besides addresses, localhost and the name of this
+    /// machine; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub metrics_host: Vec<String>,
     /// Network of the nodes: mainnet, testnet3, testnet4, signet or regtest
     #[arg(long, value_name = "NETWORK", default_value_t = Network::Mainnet)]
     pub p2p_network: Network,
@@ -84,6 +88,7 @@ impl Default for Config {
         Config {
             connect: false,
             metrics_address: "127.0.0.1:18282".into(),
+            metrics_host: Vec::new(),
             p2p_network: Network::Mainnet,
             csv_dir: None,
             parquet_dir: None,

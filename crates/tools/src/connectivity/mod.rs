@@ -56,6 +56,8 @@ pub use output::Error as OutputError;
 
 /// How a user sets the address for metrics.
 const METRICS_FLAG: &str = "--metrics-address";
+/// How a user allows a name for the metrics.
+const HOST_FLAG: &str = "--metrics-host";
 /// Events that are looked at before anything else is.
 const BATCH: usize = 256;
 /// How often it is said how much of the gossip was real, and looked for what is stale or has changed.
@@ -179,6 +181,7 @@ async fn run_at(
     stop: CancellationToken,
 ) -> Result<(), Error> {
     tracing::warn!("dialing addresses of the network: going to {}", config.intention());
+    let names = server::Names { allowed: config.metrics_host.clone(), flag: HOST_FLAG };
     let check = Check::new(config, subscriber.stats())?;
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "serving metrics");
@@ -186,7 +189,8 @@ async fn run_at(
     let page = check.metrics.clone();
     // The server ends with the events, too.
     let server_stop = stop.child_token();
-    let server = tokio::spawn(server::serve(listener, move || locked(&page).render(), server_stop.clone()));
+    let render = move || locked(&page).render();
+    let server = tokio::spawn(server::serve(listener, names, render, server_stop.clone()));
     let finished = check.run(subscriber, &stop).await;
     server_stop.cancel();
     if let Err(error) = server.await {

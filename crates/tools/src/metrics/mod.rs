@@ -53,6 +53,8 @@ use crate::known::{self, Files, Known, ListFile, Watch};
 
 /// How a user sets the address for metrics.
 const METRICS_FLAG: &str = "--metrics-address";
+/// How a user allows a name for the page.
+const HOST_FLAG: &str = "--metrics-host";
 /// Events that are counted before a scrape can get in between.
 const BATCH: usize = 1024;
 /// How often it is looked for what is stale.
@@ -69,6 +71,10 @@ pub struct Config {
     /// Address and port to serve the metrics at.
     #[arg(short, long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8282")]
     pub metrics_address: String,
+    /// Name that Prometheus may scrape by, besides addresses, localhost and the name of this
+    /// machine; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub metrics_host: Vec<String>,
     /// File with an address or subnet a line for a list that metrics count by; read again when it changes. The lists gmax, monero,
     /// tor_exit and bitprojects have metrics of their own. Can be repeated.
     #[arg(long = "ip-list", value_name = "NAME=FILE")]
@@ -100,6 +106,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             metrics_address: "127.0.0.1:8282".into(),
+            metrics_host: Vec::new(),
             ip_lists: Vec::new(),
             asmap_file: None,
             as_names_file: None,
@@ -183,7 +190,8 @@ async fn run_at(
     };
     // The server ends with the events, too.
     let server_stop = stop.child_token();
-    let server = tokio::spawn(server::serve(listener, site, server_stop.clone()));
+    let names = server::Names { allowed: config.metrics_host.clone(), flag: HOST_FLAG };
+    let server = tokio::spawn(server::serve(listener, names, site, server_stop.clone()));
     let counting = metrics.clone();
     let take = move |known| locked(&counting).known = known;
     tokio::spawn(watch.follow(known::LOOK, server_stop.clone(), take));

@@ -93,7 +93,10 @@ impl Running {
     async fn metric(&self, name: &str, method: &str) -> f64 {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = TcpStream::connect(self.metrics).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
         let mut page = String::new();
         stream.read_to_string(&mut page).await.unwrap();
         let start = format!("rpcextractor_{name}{{rpc_method=\"{method}\"}} ");
