@@ -10,6 +10,7 @@ use peer_observer_bus::now_ns;
 use peer_observer_events::Subject;
 use peer_observer_events::proto::observer::loss::Stage;
 use peer_observer_events::proto::observer::peer_info::Transport;
+use peer_observer_exporter::listener::Slot;
 use peer_observer_node::p2p::{self, Decoder, Detected, Encoder, Network, detect, v1, v2};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -21,6 +22,9 @@ use super::session::{self, Outcome, Session};
 
 /// Bytes that are read at a time.
 const CHUNK: usize = 64 * 1024;
+/// Time for the first byte. Nodes begin to speak as soon as they are connected, so that silence is
+/// nobody who should have a place.
+const FIRST_BYTE: Duration = Duration::from_secs(10);
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +33,8 @@ pub(super) enum Closed {
     ByNode,
     #[error("the connection broke: {0}")]
     Broken(#[from] io::Error),
+    #[error("it said nothing within {0:?}")]
+    Silent(Duration),
     #[error("it did not shake hands within {0:?}")]
     Handshake(Duration),
     #[error("no whole message came within {0:?}")]
@@ -62,9 +68,10 @@ pub(super) async fn serve(
     peer: SocketAddr,
     network: Network,
     node: &Arc<str>,
+    slot: &Slot,
     shared: &Shared,
 ) -> Closed {
-    match listen(stream, peer, network, node, shared).await {
+    match listen(stream, peer, network, node, slot, shared).await {
         Ok(never) => match never {},
         Err(closed) => closed,
     }
@@ -75,6 +82,7 @@ async fn listen(
     peer: SocketAddr,
     network: Network,
     node: &Arc<str>,
+    slot: &Slot,
     shared: &Shared,
 ) -> Result<std::convert::Infallible, Closed> {
     let config = &shared.config;
@@ -121,6 +129,9 @@ async fn listen(
         }
         publish(&mut outcome, node, unix, shared);
         ended?;
+        if session.is_established() {
+            slot.establish();
+        }
         write(&mut writer, &mut outcome, shared).await?;
         if session.is_established() && serving.is_none() {
             tracing::info!(%peer, %node, transport = transport.as_str_name(), "a node has connected");
@@ -157,7 +168,12 @@ async fn open(stream: TcpStream, network: Network) -> Result<Opened, Closed> {
             Detected::Undecided => {}
             detected => break detected,
         }
-        match reader.read(&mut prefix[length..]).await? {
+        let read = reader.read(&mut prefix[length..]);
+        let read = match length {
+            0 => timeout(FIRST_BYTE, read).await.map_err(|_| Closed::Silent(FIRST_BYTE))?,
+            _ => read.await,
+        };
+        match read? {
             0 => return Err(Closed::ByNode),
             more => length += more,
         }

@@ -1,7 +1,8 @@
 //! What nodes say to us as a peer of theirs: how long they take to answer, what they relay, when a block becomes visible.
 //!
-//! Nodes dial us (`-addnode`); this extractor dials nobody. Whoever reaches the port may try, so connections are few, each has a
-//! bounded memory, and one that breaks the rules is closed without touching the others.
+//! Nodes dial us (`-addnode`); this extractor dials nobody. Whoever reaches the port may try, so
+//! connections are few and shared fairly among sources, each has a bounded memory, and one that
+//! breaks the rules is closed without touching the others.
 //!
 //! | file | what it is for |
 //! |---|---|
@@ -16,16 +17,18 @@ mod session;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use peer_observer_bus::loss::LossBook;
 use peer_observer_bus::{Finding, Publisher, now_ns};
+use peer_observer_exporter::listener::{self, Connection, GiveUp, Refusal, Slots};
+use peer_observer_exporter::throttle::Throttle;
+use peer_observer_exporter::worker::Worker;
 use peer_observer_node::names::BadName;
 use peer_observer_node::p2p;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -35,10 +38,11 @@ pub use config::{Allowed, Config, Listen, Network, ParseError};
 
 /// Losses are told this often.
 const TELL: Duration = Duration::from_secs(1);
-/// Refused connections are logged no more often, so that knocking does not fill the log.
-const LOG_REFUSED: Duration = Duration::from_secs(10);
-/// Wait after a failure to accept: there are no file descriptors left, most likely.
-const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+/// Connections whose node is looked up at once.
+const MAX_LOOKUPS: usize = 64;
+/// Time to find out which node dials. One that is not known by then has the name of those that
+/// nothing names.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the P2P extractor cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -130,9 +134,8 @@ pub async fn run_asking(
 /// What all connections have in common.
 struct Shared {
     config: Config,
-    who: WhoDials,
+    who: Worker<(SocketAddr, SocketAddr), Option<Dialler>>,
     stop: CancellationToken,
-    places: Arc<Semaphore>,
     sink: Mutex<Sink>,
     /// Connections of each node, by its name.
     nodes: Mutex<BTreeMap<Arc<str>, usize>>,
@@ -202,17 +205,22 @@ async fn serve(
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let book = LossBook::new(publisher.component());
+    let slots = Slots::new(config.p2p_max_connections, GiveUp::Pending);
     let shared = Arc::new(Shared {
-        places: Arc::new(Semaphore::new(config.p2p_max_connections.min(Semaphore::MAX_PERMITS))),
         config,
-        who,
+        who: lookups(who),
         stop,
         sink: Mutex::new(Sink { publisher, book }),
         nodes: Mutex::default(),
     });
     let mut tasks = JoinSet::new();
     for (listener, listen) in listeners {
-        tasks.spawn(accept(listener, listen, shared.clone()));
+        let (slots, stop) = (slots.clone(), shared.stop.clone());
+        let port = Port { listen, shared: shared.clone(), refused: Mutex::default() };
+        tasks.spawn(async move {
+            let mut connections = listener::accept(listener, slots, Arc::new(port), &stop).await;
+            while connections.join_next().await.is_some() {}
+        });
     }
     let mut tell = tokio::time::interval(TELL);
     loop {
@@ -229,82 +237,68 @@ async fn serve(
     Ok(())
 }
 
-/// Takes connections to one address until it is time to stop, then waits for those that are left.
-async fn accept(listener: TcpListener, listen: Listen, shared: Arc<Shared>) {
-    let mut connections = JoinSet::new();
-    let mut refused = Refused::default();
-    loop {
+/// Looks for nodes that dial on a thread of its own.
+fn lookups(who: WhoDials) -> Worker<(SocketAddr, SocketAddr), Option<Dialler>> {
+    Worker::start("p2p-lookup", MAX_LOOKUPS, move |connections: &[(SocketAddr, SocketAddr)]| {
+        connections.iter().map(|(peer, own)| who(*peer, *own)).collect()
+    })
+}
+
+/// An address that nodes dial.
+struct Port {
+    listen: Listen,
+    shared: Arc<Shared>,
+    /// Knocking does not fill the log.
+    refused: Mutex<Throttle>,
+}
+
+impl listener::Service for Port {
+    fn allows(&self, client: IpAddr) -> bool {
+        self.shared.config.allows(client)
+    }
+
+    fn refused(&self, peer: SocketAddr, why: Refusal) {
+        let reason = match why {
+            Refusal::NotAllowed => "its address is not in --p2p-allow",
+            Refusal::Full => "there are --p2p-max-connections already",
+        };
+        let due = self.refused.lock().unwrap_or_else(PoisonError::into_inner).due();
+        if let Some(times) = due {
+            tracing::warn!(%peer, reason, times, "refused a connection");
+        }
+    }
+
+    async fn serve(&self, connection: Connection) {
+        let Connection { stream, peer, slot } = connection;
+        let serve = async {
+            let Dialler { node, network } = self.dialler(peer).await;
+            let closed = connection::serve(stream, peer, network, &node, &slot, &self.shared).await;
+            match closed {
+                Closed::Stopped => {}
+                closed => tracing::warn!(%peer, %node, reason = %closed, "closed a connection"),
+            }
+        };
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => take(stream, peer, &listen, &shared, &mut connections, &mut refused),
-                Err(error) => {
-                    tracing::warn!(addr = %listen.addr, %error, "cannot accept connections, trying again");
-                    tokio::time::sleep(ACCEPT_AGAIN).await;
-                }
-            },
-            Some(ended) = connections.join_next() => if let Err(error) = ended {
-                tracing::error!(%error, "a connection crashed, please report this");
-            },
-            () = shared.stop.cancelled() => break,
+            () = serve => {}
+            () = slot.revoked() => tracing::warn!(%peer, "closed a connection for that of another client"),
         }
     }
-    while connections.join_next().await.is_some() {}
 }
 
-/// Gives a connection a task of its own, or closes it.
-fn take(
-    stream: TcpStream,
-    peer: SocketAddr,
-    listen: &Listen,
-    shared: &Arc<Shared>,
-    connections: &mut JoinSet<()>,
-    refused: &mut Refused,
-) {
-    if !shared.config.allows(peer.ip()) {
-        refused.log(peer, "its address is not in --p2p-allow");
-        return;
-    }
-    let Ok(place) = shared.places.clone().try_acquire_owned() else {
-        refused.log(peer, "there are --p2p-max-connections already");
-        return;
-    };
-    let (listen, shared) = (listen.clone(), shared.clone());
-    connections.spawn(async move {
-        let Dialler { node, network } = dialler(&shared, listen, peer).await;
-        let closed = connection::serve(stream, peer, network, &node, &shared).await;
-        match closed {
-            Closed::Stopped => {}
-            closed => tracing::warn!(%peer, %node, reason = %closed, "closed a connection"),
-        }
-        drop(place);
-    });
-}
-
-/// The node that dials: as the settings name it, else as it is known to be, else by the name of those that nobody knows.
-async fn dialler(shared: &Arc<Shared>, listen: Listen, peer: SocketAddr) -> Dialler {
-    let config = &shared.config;
-    let named = config.name_of(&listen, peer.ip()).map(Arc::<str>::from);
-    let who = shared.who.clone();
-    let known = tokio::task::spawn_blocking(move || who(peer, listen.addr)).await.ok().flatten();
-    let network = known.as_ref().map_or(config.p2p_network.0, |known| known.network);
-    let node = named.or(known.map(|known| known.node)).unwrap_or_else(|| config.p2p_node.as_str().into());
-    Dialler { node, network }
-}
-
-/// Connections that were closed at once.
-#[derive(Default)]
-struct Refused {
-    logged: Option<Instant>,
-    unlogged: u64,
-}
-
-impl Refused {
-    fn log(&mut self, peer: SocketAddr, reason: &str) {
-        if self.logged.is_some_and(|at| at.elapsed() < LOG_REFUSED) {
-            self.unlogged += 1;
-            return;
-        }
-        tracing::warn!(%peer, reason, not_logged_before = self.unlogged, "refused a connection");
-        *self = Refused { logged: Some(Instant::now()), unlogged: 0 };
+impl Port {
+    /// The node that dials: as the settings name it, else as it is known to be, else by the name of
+    /// those that nobody knows.
+    async fn dialler(&self, peer: SocketAddr) -> Dialler {
+        let config = &self.shared.config;
+        let named = config.name_of(&self.listen, peer.ip()).map(Arc::<str>::from);
+        let lookup = tokio::time::timeout(LOOKUP_TIMEOUT, self.shared.who.ask((peer, self.listen.addr)));
+        let known = tokio::select! {
+            found = lookup => found.ok().flatten().flatten(),
+            // The connection is about to be closed.
+            () = self.shared.stop.cancelled() => None,
+        };
+        let network = known.as_ref().map_or(config.p2p_network.0, |known| known.network);
+        let node = named.or(known.map(|known| known.node)).unwrap_or_else(|| config.p2p_node.as_str().into());
+        Dialler { node, network }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use peer_observer_testkit::{peer, wait_until};
+use peer_observer_testkit::{need, other_user, peer, require, wait_until};
 
 use super::*;
 
@@ -239,6 +239,12 @@ const FAULTS: &[Fault] = &[
         closed_by: Limit::None,
         reason: "its addr has 1001 entries, more than 1000",
     },
+    Fault {
+        name: "says nothing",
+        does: |addr| assert!(NodePeer::dial(addr, Transport::V1).unwrap().wait_closed(LONG)),
+        closed_by: Limit::None,
+        reason: "it said nothing within 10s",
+    },
     Fault { name: "goes away", does: |addr| drop(shaken(addr)), closed_by: Limit::None, reason: "" },
 ];
 
@@ -253,20 +259,18 @@ fn reason_for(fault: &Fault) -> String {
         let (stream, peer) = listener.accept().await.unwrap();
         let shared = Shared {
             config: fault.closed_by.config(),
-            who: Arc::new(|_, _| None),
+            who: lookups(Arc::new(|_, _| None)),
             stop: CancellationToken::new(),
-            places: Arc::new(Semaphore::new(1)),
             sink: Mutex::new(Sink {
                 publisher: Bus::in_process().publisher(Source::P2p, "p2p"),
                 book: LossBook::new("p2p"),
             }),
             nodes: Mutex::default(),
         };
-        let closed = tokio::time::timeout(
-            LONG,
-            connection::serve(stream, peer, p2p::Network::Regtest, &"node".into(), &shared),
-        )
-        .await;
+        let slot = Slots::new(1, GiveUp::Pending).admit(listener::Source::Local).unwrap();
+        let node = "node".into();
+        let serve = connection::serve(stream, peer, p2p::Network::Regtest, &node, &slot, &shared);
+        let closed = tokio::time::timeout(LONG, serve).await;
         let closed = closed.unwrap_or_else(|_| panic!("{}: it was not closed", fault.name)).to_string();
         script.await.unwrap_or_else(|error| panic!("{}: {error}, closed with: {closed}", fault.name));
         assert!(shared.nodes().is_empty());
@@ -342,12 +346,70 @@ fn strangers_and_crowds_are_closed_at_once() {
 
     let mut extractor = Extractor::start(Config { p2p_max_connections: 2, ..regtest() }, &[None]);
     let connect = |extractor: &Extractor| NodePeer::connect(extractor.addr(), Transport::V1, LONG);
-    let (mut first, second) = (connect(&extractor).unwrap(), connect(&extractor).unwrap());
+    let (mut first, mut second) = (connect(&extractor).unwrap(), connect(&extractor).unwrap());
+    // It has shaken hands, too, and is not closed for the third.
+    second.ping(1, LONG).unwrap();
     assert!(NodePeer::dial(extractor.addr(), Transport::V1).unwrap().wait_closed(LONG));
     first.ping(1, LONG).unwrap();
+    second.ping(2, LONG).unwrap();
     drop(second);
     assert!(wait_until(LONG, || connect(&extractor).is_ok()), "a place is free again");
     first.ping(2, LONG).unwrap();
     extractor.wait_for(peer_info);
+    extractor.stop();
+}
+
+#[test]
+fn silent_connections_give_way_to_nodes() {
+    let extractor = Extractor::start(Config { p2p_max_connections: 4, ..Limit::None.config() }, &[None]);
+    let mut silent: Vec<_> =
+        (0..4).map(|_| NodePeer::dial(extractor.addr(), Transport::V1).unwrap()).collect();
+    let mut nodes = Vec::new();
+    let mut connect = || {
+        let mut node = NodePeer::connect(extractor.addr(), Transport::V1, LONG).ok()?;
+        node.ping(1, LONG).ok()?;
+        nodes.push(node);
+        Some(())
+    };
+    for _ in 0..4 {
+        // A silent one that was accepted late may take the place of a node that still shakes hands.
+        assert!(wait_until(LONG, || connect().is_some()));
+    }
+    assert!(silent.iter_mut().all(|silent| silent.wait_closed(LONG)));
+    nodes.iter_mut().for_each(|node| node.ping(2, LONG).unwrap());
+    extractor.stop();
+}
+
+#[test]
+fn another_user_cannot_keep_nodes_out() {
+    require!(need::root());
+    let mut extractor = Extractor::start(Limit::None.config(), &[None]);
+    let _attacker = other_user::hold_connections(extractor.addr(), 32, "").unwrap();
+    let mut nodes = Vec::new();
+    for _ in 0..8 {
+        let mut node = NodePeer::connect(extractor.addr(), Transport::V2, LONG).unwrap();
+        node.ping(1, LONG).unwrap();
+        nodes.push(node);
+    }
+    for (round, node) in nodes.iter_mut().enumerate() {
+        node.ping(2, LONG).unwrap();
+        node.send("feefilter", &i64::to_le_bytes(round as i64)).unwrap();
+        assert_eq!(extractor.wait_for(feefilter), round as i64);
+    }
+    extractor.stop();
+}
+
+#[test]
+fn lookup_without_end_keeps_no_node_out() {
+    let never = Arc::new(|_, _| {
+        loop {
+            thread::park();
+        }
+    });
+    let config = Config { p2p_node: "unknown".into(), ..Limit::None.config() };
+    let mut extractor = Extractor::start_asking(config, &[None], never);
+    let mut node = NodePeer::connect(extractor.addr(), Transport::V1, LONG).unwrap();
+    node.ping(1, LONG).unwrap();
+    assert_eq!(extractor.next().0, "unknown");
     extractor.stop();
 }
