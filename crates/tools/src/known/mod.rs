@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use peer_observer_bus::Finding;
+use peer_observer_exporter::worker::Worker;
 use tokio_util::sync::CancellationToken;
 
 pub use lists::{Error as ListError, ListFile};
@@ -139,15 +140,14 @@ impl Watch {
         stop: CancellationToken,
         take: impl Fn(Known) + Send + 'static,
     ) {
+        let reader = Worker::start("address-files", 1, move |_: &[()]| vec![self.read_if_changed()]);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(every) => {}
             }
-            let look = tokio::task::spawn_blocking(move || (self.read_if_changed(), self));
-            let Ok((known, same)) = look.await else { return };
-            self = same;
-            match known {
+            // Nobody else asks, so there is an answer unless reading failed in an unexpected way.
+            match reader.ask(()).await.unwrap_or(Ok(None)) {
                 Ok(None) => {}
                 Ok(Some(known)) => {
                     take(known);
@@ -189,5 +189,31 @@ mod tests {
         assert!(watch.read_if_changed().unwrap().is_none(), "one complaint is enough");
         write("192.0.2.3\n", 4);
         assert!(watch.read_if_changed().unwrap().is_some());
+    }
+
+    #[test]
+    fn full_blocking_pool_delays_no_change_of_a_file() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (release, released) = std::sync::mpsc::sync_channel::<()>(0);
+        let blocked = runtime.spawn_blocking(move || released.recv());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let list = format!("gmax={}", file.path().display()).parse().unwrap();
+        let watch = Watch::new(Files { lists: vec![list], ..Files::default() });
+        std::fs::write(file.path(), "192.0.2.1\n").unwrap();
+        file.as_file().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1)).unwrap();
+        let (changed, mut changes) = tokio::sync::mpsc::channel(1);
+        let take = move |known: Known| changed.try_send(known.lists_with("192.0.2.1").count()).unwrap();
+        let follow = watch.follow(Duration::from_millis(1), CancellationToken::new(), take);
+        runtime.spawn(follow);
+        let found =
+            runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), changes.recv()).await });
+        assert_eq!(found.expect("the change is seen"), Some(1));
+        assert!(!blocked.is_finished());
+        drop(release);
     }
 }
