@@ -127,23 +127,6 @@ pub async fn serve(listener: TcpListener, names: Names, site: impl Site, stop: C
     }
 }
 
-/// The next connection, once there is a slot for it. Nothing when there is none to be had: whoever asks may ask again.
-pub async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<tokio::sync::Semaphore>,
-) -> Option<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let slot = slots.clone().acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, _)) => Some((stream, slot)),
-        Err(error) => {
-            // Out of file descriptors, mostly: there is no use in trying again at once.
-            tracing::warn!(%error, "cannot accept a connection");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            None
-        }
-    }
-}
-
 /// What the connections of a server share.
 struct Service<S> {
     hosts: Hosts,

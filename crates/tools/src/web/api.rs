@@ -96,7 +96,7 @@ pub(crate) fn openapi() -> String {
                     "description": topic.about,
                     "content": { "application/json": { "schema": { "type": "object", "properties": properties } } },
                 },
-                "400": error, "403": error, "404": error,
+                "400": error, "403": error, "404": error, "429": error,
             },
         });
         paths.insert(format!("{BASE}/{}", topic.name), json!({ "get": get }));

@@ -2,20 +2,30 @@
 //!
 //! A client reads from a ring at its own pace. Who is too slow finds the oldest gone and goes on with what is there; nobody waits
 //! for it. While nobody wants a kind of events, none of that kind are made.
+//!
+//! A client that takes nothing holds on to no large event: it gets a frame of one at a time, so
+//! that all clients together need little more memory than the ring.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use axum::extract::ws::Utf8Bytes;
+use bytes::Bytes;
 use peer_observer_bus::Delivery;
 use peer_observer_events::{Subject, json};
 use tokio::sync::watch;
+
+use super::socket::{FRAME, Utf8Bytes};
 
 /// Events that are kept for clients that lag behind.
 const MAX_EVENTS: usize = 16_384;
 /// Their bytes: a block of 4 MB is an event of more than 10 MB here.
 const MAX_BYTES: usize = 64 << 20;
+/// Events that are longer are left out for a client that is [`BEHIND`], bytes: it would hardly get
+/// to their end before they are gone.
+const HUGE: usize = 1 << 20;
+/// Bytes of events that are newer.
+const BEHIND: u64 = 32 << 20;
 
 /// What can be subscribed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,12 +80,16 @@ struct Item {
     number: u64,
     kind: Kind,
     text: Utf8Bytes,
+    /// Bytes of all events until its end.
+    end: u64,
 }
 
 #[derive(Debug, Default)]
 struct Ring {
     items: VecDeque<Item>,
     bytes: usize,
+    /// Bytes of all events there were.
+    end: u64,
     /// Number of the last item.
     last: u64,
 }
@@ -84,7 +98,8 @@ impl Ring {
     fn push(&mut self, kind: Kind, text: Utf8Bytes) {
         self.last += 1;
         self.bytes += text.len();
-        self.items.push_back(Item { number: self.last, kind, text });
+        self.end += text.len() as u64;
+        self.items.push_back(Item { number: self.last, kind, text, end: self.end });
         while self.items.len() > MAX_EVENTS || (self.bytes > MAX_BYTES && self.items.len() > 1) {
             let gone = self.items.pop_front();
             self.bytes -= gone.map_or(0, |item| item.text.len());
@@ -144,6 +159,15 @@ impl Feed {
     }
 }
 
+/// What a reader took.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// Events that were gone before they could be read, or left out.
+    pub(crate) skipped: u64,
+    /// Number of an event that is too long for a frame, and comes next: see [`Reader::part`].
+    pub(crate) long: Option<u64>,
+}
+
 /// Reads what it wants, from when it began to want it.
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
@@ -188,12 +212,12 @@ impl Reader<'_> {
         (self.feed.ring().last + 1).saturating_sub(self.next)
     }
 
-    /// Takes the next events, about `bytes` of them. Returns how many were gone before they could be read.
-    pub(crate) fn take(&mut self, bytes: usize, out: &mut Vec<Utf8Bytes>) -> u64 {
+    /// Takes the next events, about `bytes` of them, up to one that is too long for a frame.
+    pub(crate) fn take(&mut self, bytes: usize, out: &mut Vec<Utf8Bytes>) -> Taken {
         let ring = self.feed.ring();
         let first = ring.items.front().map_or(ring.last + 1, |item| item.number);
         // Some of them may have been of kinds that it does not want: it is not known any more.
-        let skipped = first.saturating_sub(self.next.max(1));
+        let mut skipped = first.saturating_sub(self.next.max(1));
         let begin = self.next.max(first).saturating_sub(first) as usize;
         self.next = self.next.max(first);
         let mut taken = 0;
@@ -202,12 +226,30 @@ impl Reader<'_> {
                 break;
             }
             self.next = item.number + 1;
-            if self.kinds.has(item.kind) && item.number >= self.since[item.kind as usize] {
+            if !self.kinds.has(item.kind) || item.number < self.since[item.kind as usize] {
+                continue;
+            }
+            if item.text.len() > HUGE && ring.end - item.end > BEHIND {
+                skipped += 1;
+            } else if item.text.len() > FRAME {
+                return Taken { skipped, long: Some(item.number) };
+            } else {
                 taken += item.text.len();
                 out.push(item.text.clone());
             }
         }
-        skipped
+        Taken { skipped, long: None }
+    }
+
+    /// A frame of a long event from `at` on, and whether it is the last one. `None` when the event
+    /// is gone.
+    pub(crate) fn part(&self, number: u64, at: usize) -> Option<(Bytes, bool)> {
+        let ring = self.feed.ring();
+        let first = ring.items.front()?.number;
+        let text = ring.items.get(usize::try_from(number.checked_sub(first)?).ok()?)?.text.as_bytes();
+        let end = text.len().min(at + FRAME);
+        // A copy: a part of the event would keep all of it.
+        Some((Bytes::copy_from_slice(text.get(at..end)?), end == text.len()))
     }
 }
 
@@ -229,6 +271,27 @@ mod tests {
         feed.ring().push(kind, text.to_owned().into());
     }
 
+    /// Whole events, long ones too; and how many were left out.
+    fn read(reader: &mut Reader<'_>, out: &mut Vec<String>) -> u64 {
+        let mut skipped = 0;
+        loop {
+            let mut short = Vec::new();
+            let taken = reader.take(usize::MAX, &mut short);
+            out.extend(short.iter().map(|text| text.to_string()));
+            skipped += taken.skipped;
+            let Some(number) = taken.long else { return skipped };
+            let mut text = Vec::new();
+            while let Some((part, is_last)) = reader.part(number, text.len()) {
+                assert!(part.len() <= FRAME);
+                text.extend_from_slice(&part);
+                if is_last {
+                    break;
+                }
+            }
+            out.push(String::from_utf8(text).unwrap());
+        }
+    }
+
     #[test]
     fn a_reader_gets_what_it_wants_from_when_it_wanted_it() {
         let feed = Feed::default();
@@ -239,9 +302,9 @@ mod tests {
         push(&feed, Kind::Rpc, "2");
         push(&feed, Kind::Log, "3");
         let mut out = Vec::new();
-        assert_eq!(reader.take(usize::MAX, &mut out), 0);
+        assert_eq!(read(&mut reader, &mut out), 0);
         assert_eq!(out, ["1", "3"]);
-        assert_eq!(reader.take(usize::MAX, &mut out), 0);
+        assert_eq!(read(&mut reader, &mut out), 0);
         assert_eq!(out.len(), 2);
     }
 
@@ -257,19 +320,19 @@ mod tests {
         push(&feed, Kind::Rpc, "2");
         push(&feed, Kind::Log, "3");
         let mut out = Vec::new();
-        assert_eq!(reader.take(usize::MAX, &mut out), 0);
+        assert_eq!(read(&mut reader, &mut out), 0);
         assert_eq!(out, ["1", "2", "3"]);
         // What it does not want any more is gone, also when it wants it again.
         push(&feed, Kind::Rpc, "not wanted");
         push(&feed, Kind::Log, "4");
         reader.want(only(Kind::Log));
         reader.want(both);
-        assert_eq!(reader.take(usize::MAX, &mut out), 0);
+        assert_eq!(read(&mut reader, &mut out), 0);
         assert_eq!(out[3..], ["4"]);
         push(&feed, Kind::Log, "not wanted");
         reader.want(Kinds::default());
         reader.want(both);
-        assert_eq!(reader.take(usize::MAX, &mut out), 0);
+        assert_eq!(read(&mut reader, &mut out), 0);
         assert_eq!(out.len(), 4);
     }
 
@@ -283,7 +346,7 @@ mod tests {
         }
         reader.want(only(Kind::Log).with(Kind::Rpc, true));
         let mut out = Vec::new();
-        assert_eq!((reader.take(usize::MAX, &mut out), out.len()), (10, MAX_EVENTS));
+        assert_eq!((read(&mut reader, &mut out), out.len()), (10, MAX_EVENTS));
     }
 
     #[test]
@@ -297,7 +360,7 @@ mod tests {
         }
         assert!(feed.ring().bytes <= MAX_BYTES);
         let mut out = Vec::new();
-        let skipped = reader.take(usize::MAX, &mut out);
+        let skipped = read(&mut reader, &mut out);
         assert_eq!(skipped + out.len() as u64, 100);
         assert!(skipped > 0);
     }
@@ -317,5 +380,44 @@ mod tests {
         drop(reader);
         feed.observe(&tour);
         assert_eq!(feed.ring().last, blocks as u64);
+    }
+
+    #[test]
+    fn long_event_is_read_frame_by_frame() {
+        let feed = Feed::default();
+        let mut reader = feed.reader();
+        reader.want(only(Kind::Log));
+        let texts = ["a".into(), "ü".repeat(FRAME), "b".into(), "x".repeat(FRAME), "y".repeat(FRAME + 1)];
+        texts.iter().for_each(|text| push(&feed, Kind::Log, text));
+        let mut out = Vec::new();
+        assert_eq!(read(&mut reader, &mut out), 0);
+        assert_eq!(out, texts);
+    }
+
+    #[test]
+    fn unread_long_event_is_not_kept() {
+        let feed = Feed::default();
+        let mut reader = feed.reader();
+        reader.want(only(Kind::Log));
+        push(&feed, Kind::Log, &"x".repeat(4 << 20));
+        let long = reader.take(usize::MAX, &mut Vec::new()).long.unwrap();
+        assert!(reader.part(long, 0).is_some());
+        for _ in 0..16 {
+            push(&feed, Kind::Log, &"y".repeat(4 << 20));
+        }
+        assert_eq!(reader.part(long, FRAME), None);
+    }
+
+    #[test]
+    fn huge_events_are_left_out_for_those_behind() {
+        let feed = Feed::default();
+        let mut reader = feed.reader();
+        reader.want(only(Kind::Log));
+        for (i, length) in [2 * HUGE, HUGE, HUGE, BEHIND as usize, 2 * HUGE].into_iter().enumerate() {
+            push(&feed, Kind::Log, &i.to_string().repeat(length));
+        }
+        let mut out = Vec::new();
+        assert_eq!(read(&mut reader, &mut out), 1);
+        assert_eq!(out.iter().map(|text| &text[..1]).collect::<Vec<_>>(), ["1", "2", "3", "4"]);
     }
 }

@@ -4,18 +4,21 @@
 //! request: it names a host that is ours (against DNS rebinding), it does not come from another page (Origin), it knows the token
 //! where there is one, and what it gets tells the browser to run nothing else (CSP).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
+use axum::http::header::{AUTHORIZATION, COOKIE, ORIGIN};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use peer_observer_exporter::host::Hosts;
 
 /// Shorter tokens can be guessed.
 const MIN_SECRET: usize = 16;
 /// What the login page is made of; it tells nothing of a node.
 const OPEN: [&str; 2] = ["/style.css", "/icon.svg"];
-/// Name of the cookie that keeps the token.
-pub(crate) const COOKIE_NAME: &str = "peer_observer_token";
+/// Name of the cookie that keeps the token; the port follows.
+const COOKIE_NAME: &str = "peer_observer_token";
+/// How long a browser keeps it, s: 30 days.
+const COOKIE_AGE: u32 = 30 * 24 * 60 * 60;
 
 /// Headers of every answer.
 const HEADERS: [(&str, &str); 8] = [
@@ -94,14 +97,24 @@ impl Denied {
     }
 }
 
+/// A request that may come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Visitor {
+    /// It has the login, or none is needed.
+    Known,
+    /// It asks for the login page, or logs in.
+    Unknown,
+}
+
 /// Who may come in.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Guard {
     token: Option<String>,
     /// A header that a reverse proxy sets, and what it sets it to.
     proxy: Option<(HeaderName, String)>,
-    hosts: Vec<String>,
+    hosts: Hosts,
     origins: Vec<String>,
+    cookie: String,
 }
 
 fn is_strong(secret: &str) -> bool {
@@ -111,15 +124,6 @@ fn is_strong(secret: &str) -> bool {
 /// Takes as long whatever the secrets have in common.
 fn same(a: &str, b: &str) -> bool {
     a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0, |diff, (a, b)| diff | (a ^ b)) == 0
-}
-
-/// The host of `host:port` or `[v6]:port`.
-fn without_port(authority: &str) -> &str {
-    let end = match authority.strip_prefix('[') {
-        Some(rest) => rest.find(']').map(|at| at + 2),
-        None => authority.find(':'),
-    };
-    &authority[..end.unwrap_or(authority.len()).min(authority.len())]
 }
 
 impl Guard {
@@ -152,8 +156,43 @@ impl Guard {
                 Some((name, value.to_owned()))
             }
         };
-        let lower = |all: &[String]| all.iter().map(|text| text.to_ascii_lowercase()).collect();
-        Ok(Guard { token, proxy, hosts: lower(&config.web_host), origins: lower(&config.web_origin) })
+        Ok(Guard {
+            token,
+            proxy,
+            hosts: Hosts::new(&config.web_host),
+            origins: config.web_origin.iter().map(|origin| origin.to_ascii_lowercase()).collect(),
+            cookie: COOKIE_NAME.into(),
+        })
+    }
+
+    /// The same for the server at that port. Cookies belong to a host and not to a port, so its
+    /// name has the port: otherwise, logging in to one server of a machine would log out of
+    /// another.
+    pub(crate) fn at_port(mut self, port: u16) -> Self {
+        self.cookie = format!("{COOKIE_NAME}_{port}");
+        self
+    }
+
+    /// Whether there is a secret that clients have to know.
+    pub(crate) fn needs_login(&self) -> bool {
+        self.token.is_some() || self.proxy.is_some()
+    }
+
+    /// The cookie that keeps the token in the browser that sent this request. A browser sends one
+    /// with `Secure` over https only.
+    ///
+    /// This server speaks plain HTTP, so it knows of https what the request says: `Origin`, which
+    /// browsers send with a form, or a proxy's `X-Forwarded-Proto`. Neither has to be trusted: a
+    /// wrong one changes nothing but the sender's own cookie.
+    pub(crate) fn cookie(&self, token: &str, headers: &HeaderMap) -> String {
+        let says = |name: &str, starts: &[u8]| {
+            headers.get(name).is_some_and(|value| value.as_bytes().to_ascii_lowercase().starts_with(starts))
+        };
+        let secure = match says("origin", b"https://") || says("x-forwarded-proto", b"https") {
+            true => "; Secure",
+            false => "",
+        };
+        format!("{}={token}; Path=/; Max-Age={COOKIE_AGE}; HttpOnly; SameSite=Strict{secure}", self.cookie)
     }
 
     /// Refuses an address that everybody can reach without a word.
@@ -161,7 +200,7 @@ impl Guard {
     /// # Errors
     /// When that is so.
     pub(crate) fn check_address(&self, address: SocketAddr) -> Result<(), Error> {
-        match address.ip().is_loopback() || self.token.is_some() || self.proxy.is_some() {
+        match address.ip().is_loopback() || self.needs_login() {
             true => Ok(()),
             false => Err(Error::Open { address }),
         }
@@ -171,32 +210,20 @@ impl Guard {
     ///
     /// # Errors
     /// Why not.
-    pub(crate) fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Denied> {
-        let host = self.host(headers)?;
+    pub(crate) fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Visitor, Denied> {
+        let host = self.hosts.named_by(headers).ok_or(Denied::Host)?;
         self.origin(headers, &host, uri)?;
         let login = uri.path() == "/login";
         match *method {
             Method::GET | Method::HEAD => {}
-            Method::POST if login => return Ok(()),
+            Method::POST if login => return Ok(Visitor::Unknown),
             _ => return Err(Denied::Method),
         }
-        if OPEN.contains(&uri.path()) {
-            return Ok(());
+        match self.has_login(headers, uri) {
+            true => Ok(Visitor::Known),
+            false if OPEN.contains(&uri.path()) => Ok(Visitor::Unknown),
+            false => Err(Denied::Token),
         }
-        self.secret(headers, uri)
-    }
-
-    fn host(&self, headers: &HeaderMap) -> Result<String, Denied> {
-        let mut all = headers.get_all(HOST).iter();
-        let (Some(host), None) = (all.next().and_then(|host| host.to_str().ok()), all.next()) else {
-            return Err(Denied::Host);
-        };
-        let host = host.to_ascii_lowercase();
-        let name = without_port(&host);
-        // A name that somebody else owns can be made to point here; an address cannot.
-        let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
-        let ours = address || name == "localhost" || self.hosts.iter().any(|h| *h == name || *h == host);
-        if ours { Ok(host) } else { Err(Denied::Host) }
     }
 
     fn origin(&self, headers: &HeaderMap, host: &str, uri: &Uri) -> Result<(), Denied> {
@@ -212,9 +239,9 @@ impl Guard {
         if cross && !page { Err(Denied::Origin) } else { Ok(()) }
     }
 
-    fn secret(&self, headers: &HeaderMap, uri: &Uri) -> Result<(), Denied> {
-        if self.token.is_none() && self.proxy.is_none() {
-            return Ok(());
+    fn has_login(&self, headers: &HeaderMap, uri: &Uri) -> bool {
+        if !self.needs_login() {
+            return true;
         }
         let from_proxy = self.proxy.as_ref().is_some_and(|(name, value)| {
             headers.get(name).and_then(|given| given.to_str().ok()).is_some_and(|given| same(given, value))
@@ -224,10 +251,10 @@ impl Guard {
         let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
         let cookie = cookies
             .flat_map(|cookies| cookies.split(';'))
-            .find_map(|cookie| cookie.trim().strip_prefix(COOKIE_NAME)?.strip_prefix('='));
+            .find_map(|cookie| cookie.trim().strip_prefix(&*self.cookie)?.strip_prefix('='));
         let given = [bearer, cookie, token_of(uri)];
         let known = given.into_iter().flatten().any(|given| self.is_token(given));
-        if from_proxy || known { Ok(()) } else { Err(Denied::Token) }
+        from_proxy || known
     }
 
     /// Whether this is the token.
@@ -264,29 +291,21 @@ mod tests {
 
     fn check(guard: &Guard, headers: &[(&str, &str)], uri: &str) -> Result<(), Denied> {
         let (headers, uri) = request(headers, uri);
-        guard.check(&Method::GET, &uri, &headers)
+        guard.check(&Method::GET, &uri, &headers).map(drop)
     }
 
     #[test]
-    fn a_name_that_is_not_ours_is_turned_away() {
+    fn host_has_to_be_ours() {
         let guard =
             Guard::new(&Config { web_host: vec!["node.example".into()], ..Config::default() }).unwrap();
-        for good in ["localhost", "localhost:1", "127.0.0.1:47482", "[::1]:9", "192.0.2.1", "Node.Example:80"]
-        {
-            assert_eq!(check(&guard, &[("host", good)], "/"), Ok(()), "{good}");
-        }
-        for bad in [
-            "evil.example",
-            "localhost.evil.example",
-            "127.0.0.1.evil.example:47482",
-            "",
-            "[",
-            "node.example.evil",
-        ] {
-            assert_eq!(check(&guard, &[("host", bad)], "/"), Err(Denied::Host), "{bad}");
-        }
+        assert_eq!(check(&guard, &[("host", "Node.Example:80")], "/"), Ok(()));
+        assert_eq!(check(&guard, &[("host", "evil.example")], "/"), Err(Denied::Host));
         assert_eq!(check(&guard, &[], "/"), Err(Denied::Host));
-        assert_eq!(check(&guard, &[("host", "localhost"), ("host", "evil.example")], "/"), Err(Denied::Host));
+        // The page needs no name of the machine that was not given to it.
+        let own = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+        if own.trim() != "localhost" {
+            assert_eq!(check(&guard, &[("host", own.trim())], "/"), Err(Denied::Host));
+        }
     }
 
     #[test]
@@ -370,13 +389,16 @@ mod tests {
     fn only_reading_is_possible() {
         let (headers, uri) = request(&[("host", "localhost")], "/");
         for method in [Method::POST, Method::PUT, Method::DELETE, Method::CONNECT] {
-            assert_eq!(Guard::default().check(&method, &uri, &headers), Err(Denied::Method));
+            assert_eq!(
+                Guard::new(&Config::default()).unwrap().check(&method, &uri, &headers),
+                Err(Denied::Method)
+            );
         }
     }
 
     #[test]
     fn an_open_address_without_a_secret_and_weak_secrets_are_refused() {
-        let guard = Guard::default();
+        let guard = Guard::new(&Config::default()).unwrap();
         assert!(guard.check_address("127.0.0.1:1".parse().unwrap()).is_ok());
         assert!(guard.check_address("[::1]:1".parse().unwrap()).is_ok());
         for open in ["0.0.0.0:1", "192.0.2.1:1", "[::]:1"] {
@@ -390,6 +412,64 @@ mod tests {
         for header in ["X-Access", "X Access=0123456789abcdef", "X-Access=short"] {
             let config = Config { web_proxy_header: Some(header.into()), ..Config::default() };
             assert!(Guard::new(&config).is_err(), "{header}");
+        }
+    }
+
+    #[test]
+    fn cookie_belongs_to_one_port() {
+        let config = Config { web_token: Some(TOKEN.into()), ..Config::default() };
+        let [one, two] = [1, 2].map(|port| Guard::new(&config).unwrap().at_port(port));
+        let cookie = one.cookie(TOKEN, &HeaderMap::new());
+        let pair = cookie.split(';').next().unwrap();
+        let headers = [("host", "localhost"), ("cookie", pair)];
+        assert_eq!(check(&one, &headers, "/"), Ok(()));
+        assert_eq!(check(&two, &headers, "/"), Err(Denied::Token));
+        let both = format!("peer_observer_token_2=other; {pair}");
+        assert_eq!(check(&one, &[("host", "localhost"), ("cookie", &both)], "/"), Ok(()));
+    }
+
+    #[test]
+    fn cookie_is_secure_over_https() {
+        let guard = Guard::new(&Config { web_token: Some(TOKEN.into()), ..Config::default() }).unwrap();
+        for (header, secure) in [
+            (("origin", "https://observer.example"), true),
+            (("x-forwarded-proto", "https"), true),
+            (("origin", "http://localhost:47482"), false),
+            (("x-forwarded-proto", "http"), false),
+            (("referer", "https://observer.example/"), false),
+        ] {
+            let (headers, _) = request(&[header], "/");
+            let cookie = guard.cookie(TOKEN, &headers);
+            assert!(cookie.contains("HttpOnly; SameSite=Strict"), "{cookie}");
+            assert_eq!(cookie.ends_with("; Secure"), secure, "{header:?}: {cookie}");
+        }
+    }
+
+    #[test]
+    fn token_is_compared_as_it_is() {
+        let guard = Guard::new(&Config { web_token: Some(TOKEN.into()), ..Config::default() }).unwrap();
+        let host = ("host", "localhost");
+        let forms = [
+            format!("bearer {TOKEN}"),
+            format!("Bearer  {TOKEN}"),
+            format!("Bearer \"{TOKEN}\""),
+            format!("Bearer {TOKEN}, x"),
+            format!("Bearer {}", TOKEN.to_uppercase()),
+            format!("Bearer {}", &TOKEN[1..]),
+            format!("Bearer {TOKEN}0"),
+            format!("Basic {TOKEN}"),
+            TOKEN.into(),
+        ];
+        for form in forms {
+            let header = ("authorization", form.as_str());
+            assert_eq!(check(&guard, &[host, header], "/"), Err(Denied::Token), "{form}");
+        }
+        for uri in ["/?Token=", "/?xtoken=", "/?token=%30", "/?a=token=", "/token="] {
+            assert_eq!(check(&guard, &[host], &format!("{uri}{TOKEN}")), Err(Denied::Token), "{uri}");
+        }
+        for cookie in ["peer_observer_tokenx", "xpeer_observer_token", "Peer_Observer_Token"] {
+            let pair = format!("{cookie}={TOKEN}");
+            assert_eq!(check(&guard, &[host, ("cookie", &pair)], "/"), Err(Denied::Token), "{cookie}");
         }
     }
 }

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::extract::ws::Utf8Bytes;
 use peer_observer_bus::{Delivery, SubscriberStats};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use peer_observer_exporter::listener::{GiveUp, Slot, Slots, Source};
 
 use super::feed::Feed;
+use super::limits::RestLimiter;
 use super::model::{Model, Now};
+use super::socket::Utf8Bytes;
 use super::views::{Context, Own, Query, Refused, Show, Topic};
 use crate::known::Known;
 
@@ -46,8 +47,8 @@ pub(crate) struct Hub {
     started: Instant,
     stats: Arc<SubscriberStats>,
     depth: Depth,
-    slots: Arc<Semaphore>,
-    max_clients: usize,
+    slots: Arc<Slots>,
+    pub(crate) rest: RestLimiter,
     pub(crate) skipped_updates: AtomicU64,
     pub(crate) skipped_events: AtomicU64,
     renders: AtomicUsize,
@@ -56,6 +57,11 @@ pub(crate) struct Hub {
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is in there stays usable even if a thread should have failed with it.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a topic does not take makes no other question of it.
+fn key(topic: &'static Topic, query: &Query) -> (&'static str, Query) {
+    (topic.name, query.only(topic.parameters))
 }
 
 impl Hub {
@@ -75,8 +81,8 @@ impl Hub {
             started: Instant::now(),
             stats,
             depth: Box::new(depth),
-            slots: Arc::new(Semaphore::new(max_clients)),
-            max_clients,
+            slots: Slots::new(max_clients, GiveUp::Pending),
+            rest: RestLimiter::default(),
             skipped_updates: AtomicU64::new(0),
             skipped_events: AtomicU64::new(0),
             renders: AtomicUsize::new(0),
@@ -94,9 +100,12 @@ impl Hub {
         locked(&self.model).known = known;
     }
 
-    /// A place for a websocket client; nothing when all are taken.
-    pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
-        self.slots.clone().try_acquire_owned().ok()
+    /// A place for a websocket client; nothing when all are taken by sources that have no more of
+    /// them.
+    pub(crate) fn place(&self, source: Source) -> Option<Slot> {
+        let slot = self.slots.admit(source)?;
+        slot.establish();
+        Some(slot)
     }
 
     /// The number of the tick that it is now.
@@ -114,8 +123,7 @@ impl Hub {
     /// # Errors
     /// When there is no such thing, or it may not be shown.
     pub(crate) fn render(&self, topic: &'static Topic, query: &Query) -> Result<Shared, Refused> {
-        // What a topic does not take makes no other question of it.
-        let key = (topic.name, query.only(topic.parameters));
+        let key = key(topic, query);
         if let Some(answer) = self.kept(&key) {
             return answer;
         }
@@ -140,6 +148,11 @@ impl Hub {
         answer
     }
 
+    /// A view that somebody asked for in this tick already: it costs nothing to ask for it again.
+    pub(crate) fn rendered(&self, topic: &'static Topic, query: &Query) -> Option<Result<Shared, Refused>> {
+        self.kept(&key(topic, query))
+    }
+
     fn kept(&self, key: &(&'static str, Query)) -> Option<Result<Shared, Refused>> {
         let tick = self.tick();
         locked(&self.kept).get(key).filter(|found| found.tick == tick).map(|found| found.answer.clone())
@@ -155,7 +168,7 @@ impl Hub {
             lost_queue: load(&self.stats.lost_queue),
             queue_events,
             queue_bytes,
-            clients: self.max_clients.saturating_sub(self.slots.available_permits()),
+            clients: self.slots.taken(),
             skipped_updates: load(&self.skipped_updates),
             skipped_events: load(&self.skipped_events),
             uptime_s: self.started.elapsed().as_secs(),
@@ -211,10 +224,14 @@ mod tests {
     #[test]
     fn places_are_limited_and_come_back() {
         let hub = hub();
-        let places: Vec<_> = (0..4).map_while(|_| hub.place()).collect();
+        let (eve, alice) = (Source::User(1), Source::User(2));
+        let mut places: Vec<_> = (0..4).map_while(|_| hub.place(eve)).collect();
         assert_eq!(places.len(), 4);
-        assert!(hub.place().is_none());
+        assert!(hub.place(eve).is_none());
+        // Half of them are for another source.
+        places.extend((0..4).map_while(|_| hub.place(alice)));
+        assert_eq!((places.len(), hub.own().clients), (6, 4));
         drop(places);
-        assert!(hub.place().is_some());
+        assert!(hub.place(eve).is_some());
     }
 }

@@ -10,6 +10,7 @@
 //! | hub.rs | what the counting task and the clients share |
 //! | server.rs | the server: connections, routes |
 //! | guard.rs | who may come in |
+//! | socket.rs | websockets: upgrade and frames |
 //! | stream.rs | our own websocket: topics at a pace |
 //! | public.rs, feed.rs | the public websocket: every event as JSON |
 //! | limits.rs | what clients may do |
@@ -25,6 +26,7 @@ mod limits;
 mod model;
 mod public;
 mod server;
+mod socket;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -224,11 +226,12 @@ pub async fn serve(
     mut subscriber: Subscriber,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let guard = config.guard()?;
+    let mut guard = config.guard()?;
     let watch = Watch::new(config.files());
     let known = Known::read(&config.files())?;
     if let Ok(address) = listener.local_addr() {
         guard.check_address(address)?;
+        guard = guard.at_port(address.port());
         tracing::info!("the live page is at http://{}/", shown(address));
     }
     let show = if config.web_limited { Show::NoAddresses } else { Show::Everything };

@@ -6,20 +6,22 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::StreamExt;
+use peer_observer_exporter::listener::Slot;
 use serde::Deserialize;
 use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 
-use super::feed::{Kind, Kinds};
+use super::feed::{Kind, Kinds, Reader};
 use super::hub::Hub;
 use super::limits::{ASK, Patience, SEND};
+use super::socket::{self, End, Message, REVOKED, SILENT, STOPPING, Socket, TOO_MUCH, frame, send};
 
 /// Bytes of a subscription, at most.
 pub(crate) const MAX_REQUEST: usize = 511;
 /// Bytes of events that are sent before the client is listened to again.
-const CHUNK: usize = 256 << 10;
+const CHUNK: usize = 64 << 10;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -58,25 +60,20 @@ fn wanted(text: &str) -> Option<Kinds> {
     )
 }
 
-/// Why a connection ends, as the client is told.
-type End = (u16, &'static str);
-
-const STOPPING: End = (close_code::AWAY, "peer-observer ends");
-const BAD: End = (close_code::POLICY, "not a subscription");
-const TOO_MUCH: End = (close_code::POLICY, "too many requests");
-const SILENT: End = (close_code::AWAY, "no answer to pings");
+const BAD: End = (CloseCode::Policy, "not a subscription");
+const TOO_SLOW: End = (CloseCode::Policy, "too slow for an event of this size");
 
 /// Serves a client until it leaves, asks for what it may not, or `stop`.
-pub(crate) async fn serve(mut socket: WebSocket, hub: Arc<Hub>, stop: CancellationToken) {
-    let end = converse(&mut socket, &hub, &stop).await;
-    if let Some((code, reason)) = end {
-        let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
-        let _ = tokio::time::timeout(SEND, socket.send(Message::Close(Some(frame)))).await;
-    }
+pub(crate) async fn serve(mut socket: Socket, slot: Slot, hub: Arc<Hub>, stop: CancellationToken) {
+    let end = tokio::select! {
+        end = converse(&mut socket, &hub, &stop) => end,
+        () = slot.revoked() => Some(REVOKED),
+    };
+    socket::close(&mut socket, end).await;
 }
 
 /// Returns why it ends, if the client is to be told.
-async fn converse(socket: &mut WebSocket, hub: &Hub, stop: &CancellationToken) -> Option<End> {
+async fn converse(socket: &mut Socket, hub: &Hub, stop: &CancellationToken) -> Option<End> {
     let mut reader = hub.feed.reader();
     let mut patience = Patience::new();
     let mut ask = tokio::time::interval_at(Instant::now() + ASK, ASK);
@@ -93,7 +90,7 @@ async fn converse(socket: &mut WebSocket, hub: &Hub, stop: &CancellationToken) -
                 },
                 Message::Binary(_) => return Some(BAD),
                 Message::Ping(_) | Message::Pong(_) if !patience.heard() => return Some(TOO_MUCH),
-                Message::Ping(_) | Message::Pong(_) => {}
+                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
                 Message::Close(_) => return None,
             },
             _ = ask.tick() => {
@@ -104,30 +101,43 @@ async fn converse(socket: &mut WebSocket, hub: &Hub, stop: &CancellationToken) -
             }
             () = reader.wait(), if !more => more = true,
             () = std::future::ready(()), if more => {
-                let skipped = reader.take(CHUNK, &mut events);
-                hub.skipped_events.fetch_add(skipped, Ordering::Relaxed);
-                more = !events.is_empty();
+                let taken = reader.take(CHUNK, &mut events);
+                hub.skipped_events.fetch_add(taken.skipped, Ordering::Relaxed);
+                more = !events.is_empty() || taken.long.is_some();
                 let begin = Instant::now();
-                if send(socket, events.drain(..).map(Message::Text)).await.is_none() {
-                    if begin.elapsed() >= SEND {
-                        hub.skipped_events.fetch_add(reader.unread(), Ordering::Relaxed);
+                let sent = match send(socket, events.drain(..).map(Message::Text)).await {
+                    Some(()) => send_long(socket, &reader, taken.long).await,
+                    None => Err(None),
+                };
+                if let Err(end) = sent {
+                    if end.is_some() || begin.elapsed() >= SEND {
+                        let unsent = reader.unread() + u64::from(taken.long.is_some());
+                        hub.skipped_events.fetch_add(unsent, Ordering::Relaxed);
                     }
-                    return None;
+                    return end;
                 }
             }
         }
     }
 }
 
-/// Sends and waits until it is gone. Nothing when the client does not take it.
-async fn send(socket: &mut WebSocket, messages: impl IntoIterator<Item = Message>) -> Option<()> {
-    let all = async {
-        for message in messages {
-            socket.feed(message).await?;
+/// Sends a long event, if there is one.
+///
+/// # Errors
+/// Why the connection ends, if the client is to be told: the event is gone before the client has
+/// taken it, or the client took nothing.
+async fn send_long(socket: &mut Socket, reader: &Reader<'_>, long: Option<u64>) -> Result<(), Option<End>> {
+    let Some(number) = long else { return Ok(()) };
+    let mut at = 0;
+    loop {
+        let (part, is_last) = reader.part(number, at).ok_or(Some(TOO_SLOW))?;
+        let is_first = at == 0;
+        at += part.len();
+        send(socket, [frame(part, is_first, is_last)]).await.ok_or(None)?;
+        if is_last {
+            return Ok(());
         }
-        socket.flush().await
-    };
-    tokio::time::timeout(SEND, all).await.ok()?.ok()
+    }
 }
 
 #[cfg(test)]

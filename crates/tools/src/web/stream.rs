@@ -18,15 +18,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
+use bytes::Bytes;
 use futures_util::StreamExt;
+use peer_observer_exporter::listener::Slot;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::MissedTickBehavior;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 
 use super::hub::{Hub, TICK};
-use super::limits::{ASK, Patience, SEND};
+use super::limits::{ASK, Patience};
+use super::socket::{self, End, Message, REVOKED, SILENT, STOPPING, Socket, TOO_MUCH, send, send_text};
 use super::views::{Query, Refused, Show, TOPICS, Topic, topic};
 
 /// Bytes of a request, at most.
@@ -63,27 +66,22 @@ struct Open {
     refused: Option<Refused>,
 }
 
-/// Why a connection ends, as the client is told.
-type End = (u16, &'static str);
-
-const STOPPING: End = (close_code::AWAY, "peer-observer ends");
-const BAD: End = (close_code::POLICY, "not a request");
-const NO_TOPIC: End = (close_code::POLICY, "no such topic");
-const TOO_MANY: End = (close_code::POLICY, "too many topics");
-const TOO_MUCH: End = (close_code::POLICY, "too many requests");
-const SILENT: End = (close_code::AWAY, "no answer to pings");
+const BAD: End = (CloseCode::Policy, "not a request");
+const NO_TOPIC: End = (CloseCode::Policy, "no such topic");
+const TOO_MANY: End = (CloseCode::Policy, "too many topics");
 
 /// Serves a client until it leaves, asks for what it may not, or `stop`.
-pub(crate) async fn serve(socket: WebSocket, hub: Arc<Hub>, stop: CancellationToken) {
+pub(crate) async fn serve(socket: Socket, slot: Slot, hub: Arc<Hub>, stop: CancellationToken) {
     let mut client = Client { socket, hub, open: BTreeMap::new() };
-    if let Some((code, reason)) = client.converse(&stop).await {
-        let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
-        let _ = client.send(Message::Close(Some(frame))).await;
-    }
+    let end = tokio::select! {
+        end = client.converse(&stop) => end,
+        () = slot.revoked() => Some(REVOKED),
+    };
+    socket::close(&mut client.socket, end).await;
 }
 
 struct Client {
-    socket: WebSocket,
+    socket: Socket,
     hub: Arc<Hub>,
     open: BTreeMap<u32, Open>,
 }
@@ -94,7 +92,7 @@ impl Client {
         let topics: Vec<_> = TOPICS.iter().map(|topic| topic.name).collect();
         let limited = self.hub.show == Show::NoAddresses;
         let hello = json!({ "hello": { "version": env!("CARGO_PKG_VERSION"), "limited": limited, "topics": topics } });
-        self.send(Message::Text(hello.to_string().into())).await?;
+        send(&mut self.socket, [Message::Text(hello.to_string().into())]).await?;
         let mut patience = Patience::new();
         let mut ask = tokio::time::interval_at(tokio::time::Instant::now() + ASK, ASK);
         // Together with the others: what is rendered for the first of them is new for all.
@@ -117,7 +115,7 @@ impl Client {
                             self.update().await?;
                         }
                         Message::Binary(_) => return Some(BAD),
-                        Message::Ping(_) | Message::Pong(_) => {}
+                        Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
                         Message::Close(_) => return None,
                     }
                 }
@@ -125,7 +123,7 @@ impl Client {
                     if patience.is_over() {
                         return Some(SILENT);
                     }
-                    self.send(Message::Ping(Default::default())).await?;
+                    send(&mut self.socket, [Message::Ping(Default::default())]).await?;
                 }
                 _ = ticks.tick() => self.update().await?,
             }
@@ -165,7 +163,7 @@ impl Client {
                 _ => 0,
             };
             open.last = Some(tick);
-            let text = match self.hub.render(open.topic, &open.query) {
+            let parts = match self.hub.render(open.topic, &open.query) {
                 Ok(answer) => {
                     open.refused = None;
                     let nothing_new = answer.next.is_some() && answer.next == open.query.after;
@@ -175,22 +173,18 @@ impl Client {
                     if nothing_new {
                         continue;
                     }
-                    format!("{{\"sub\":{id},\"missed\":{missed},\"data\":{}}}", answer.text)
+                    let head = format!("{{\"sub\":{id},\"missed\":{missed},\"data\":");
+                    vec![head.into(), answer.text.into(), Bytes::from_static(b"}")]
                 }
                 Err(refused) if open.refused == Some(refused) => continue,
                 Err(refused) => {
                     open.refused = Some(refused);
-                    json!({ "sub": id, "error": refused.to_string() }).to_string()
+                    vec![json!({ "sub": id, "error": refused.to_string() }).to_string().into()]
                 }
             };
             self.hub.skipped_updates.fetch_add(missed, Ordering::Relaxed);
-            self.send(Message::Text(text.into())).await?;
+            send_text(&mut self.socket, &parts).await?;
         }
         Some(())
-    }
-
-    /// Sends and waits until it is gone. Nothing when the client does not take it.
-    async fn send(&mut self, message: Message) -> Option<()> {
-        tokio::time::timeout(SEND, self.socket.send(message)).await.ok()?.ok()
     }
 }

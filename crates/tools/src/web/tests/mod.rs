@@ -6,7 +6,9 @@
 //! | rest.rs | pages and the REST API |
 //! | sockets.rs | both websockets |
 //! | hostile.rs | who must not come in, and what must not come out |
+//! | abuse.rs | clients that want more than their share, or break the protocol |
 
+mod abuse;
 mod hostile;
 mod rest;
 mod sockets;
@@ -118,6 +120,14 @@ impl Running {
                 return value;
             }
             assert!(tokio::time::Instant::now() < deadline, "{path} does not come to say it: {value}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn wait_for_status(&self, path: &str, status: &str) {
+        let deadline = tokio::time::Instant::now() + LONG;
+        while !self.get(path).await.0.starts_with(&format!("HTTP/1.1 {status}")) {
+            assert!(tokio::time::Instant::now() < deadline, "{path} does not come to answer {status}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
