@@ -6,10 +6,12 @@
 //! | rest.rs | pages and the REST API |
 //! | sockets.rs | both websockets |
 //! | hostile.rs | who must not come in, and what must not come out |
+//! | limited.rs | limited mode against every event of the schema |
 //! | abuse.rs | clients that want more than their share, or break the protocol |
 
 mod abuse;
 mod hostile;
+mod limited;
 mod rest;
 mod sockets;
 
