@@ -249,3 +249,28 @@ fn the_doctor_says_of_every_need_whether_it_is_met() {
         assert!(tracepoints.contains(part), "{part}: {tracepoints}");
     }
 }
+
+#[test]
+fn too_few_file_descriptors_keep_no_scraper_out() {
+    // Fewer than the connections that the metrics tool takes.
+    let script = "ulimit -n 48; exec \"$0\" metrics -a 127.0.0.1:1 -m 127.0.0.1:0";
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(program::path()).env("NO_COLOR", "1");
+    let began = std::time::Instant::now();
+    let mut metrics = Process::spawn(command).unwrap();
+    let address = program::page_address(&mut metrics);
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(std::net::TcpStream::connect(address).unwrap());
+    }
+    let mut failures = 0;
+    for _ in 0..20 {
+        page::fetch(address).unwrap();
+    }
+    metrics.signal(Signal::Terminate).unwrap();
+    while let Ok(line) = metrics.wait_for_line(|_| true, LONG) {
+        failures += u64::from(line.contains("cannot accept connections"));
+    }
+    // One at once, and one every ten seconds.
+    assert!((1..=1 + began.elapsed().as_secs() / 10).contains(&failures), "{failures} lines");
+}
