@@ -9,6 +9,7 @@ use peer_observer_bus::nats::DEFAULT_ADDRESS;
 use peer_observer_extractors::ebpf;
 
 use crate::components::{Extractor, ExtractorKind, Sections, Tool};
+use crate::log::single_line;
 use crate::{config, demo, demo_node, doctor, faults, run};
 
 const EXAMPLES: &str = "\
@@ -90,9 +91,16 @@ enum ConfigCommand {
 
 /// Reads the command line; ends the program when it cannot be understood, or asks for help.
 pub(crate) fn parse() -> (Cli, ArgMatches) {
-    let matches = command().get_matches();
+    let matches = command().try_get_matches().unwrap_or_else(|error| refuse(error));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     (cli, matches)
+}
+
+/// Ends the program with an error of the command line, or with the help. What is refused is quoted in the error, so the same
+/// command line is read again with its arguments escaped.
+fn refuse(error: clap::Error) -> ! {
+    let escaped = std::env::args_os().map(|argument| single_line(&argument.to_string_lossy()));
+    command().try_get_matches_from(escaped).err().unwrap_or(error).exit()
 }
 
 /// The command line, with the flags of NATS where extractors and tools run alone.
@@ -133,11 +141,11 @@ pub(crate) fn execute(cli: Cli, matches: &ArgMatches) -> Result<()> {
             sections.nats = config::overlay(&sections.nats, &*nats, matches)?;
             sections.run.clone().apply(&mut sections);
             give_up_rights()?;
-            run::runtime()?.block_on(run::everything(sections))
+            run::block_on(run::everything(sections))
         }
         Command::Demo(demo) => {
             give_up_rights()?;
-            run::runtime()?.block_on(demo::run(demo, sections))
+            run::block_on(demo::run(demo, sections))
         }
         Command::DemoNode(config) => demo_node::run(&config),
         Command::Extract(extractor) => {
@@ -147,12 +155,12 @@ pub(crate) fn execute(cli: Cli, matches: &ArgMatches) -> Result<()> {
             if extractor == ExtractorKind::Ebpf {
                 give_up_rights()?;
             }
-            run::runtime()?.block_on(run::extractor(extractor, sections))
+            run::block_on(run::extractor(extractor, sections))
         }
         Command::Tool(tool) => {
             use_nats(&mut sections, matches)?;
             let tool = tool.merge(&mut sections, matches)?;
-            run::runtime()?.block_on(run::tool(tool, sections))
+            run::block_on(run::tool(tool, sections))
         }
         Command::Doctor => doctor::run(&sections),
         Command::Config(ConfigCommand::Print) => doctor::print(&config::print(&sections)?),

@@ -10,6 +10,7 @@ use peer_observer_node::windows::{self, Closed, Windows};
 use peer_observer_tools::terminal::shows_colours;
 
 use crate::components::{self, Sections};
+use crate::log::single_line;
 use crate::windows::nodes;
 
 /// Categories of debug.log that say what tracepoints do not, without a line for every message.
@@ -30,11 +31,12 @@ pub(crate) fn run(sections: &Sections) -> Result<()> {
         if findings.is_empty() {
             continue;
         }
-        text.push_str(&format!("{heading}\n"));
+        text.push_str(&format!("{}\n", single_line(&heading)));
         for Finding { ok, what, fix } in findings {
-            text.push_str(&format!("  {} {what}\n", if ok { good } else { bad }));
+            text.push_str(&format!("  {} {}\n", if ok { good } else { bad }, single_line(&what)));
             if let Some(fix) = fix {
-                text.push_str(&format!("          {}\n", fix.replace('\n', "\n              ")));
+                let lines: Vec<String> = fix.lines().map(single_line).collect();
+                text.push_str(&format!("          {}\n", lines.join("\n              ")));
             }
             missing += usize::from(!ok);
         }

@@ -3,7 +3,8 @@
 
 use std::fmt::{self, Display};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use peer_observer_events::display::SingleLine;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
@@ -24,9 +25,22 @@ impl Display for Fault {
         let keys: Vec<String> = self.keys.iter().map(|key| format!("{}.{key}", self.section)).collect();
         // Whoever wrote no key at fault is told the section.
         let place = if keys.is_empty() { self.section.to_owned() } else { keys.join(", ") };
-        write!(f, "{place}: {}", self.why)
+        write!(f, "{place}: {}", SingleLine(&self.why))
     }
 }
+
+/// A configuration that cannot be used: its faults, one a line.
+#[derive(Debug)]
+pub(crate) struct Refused(Vec<Fault>);
+
+impl Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the configuration cannot be used:")?;
+        self.0.iter().try_for_each(|fault| write!(f, "\n{fault}"))
+    }
+}
+
+impl std::error::Error for Refused {}
 
 /// Fails with every fault of the configuration, a line each.
 pub(crate) fn check(sections: &Sections) -> Result<()> {
@@ -42,8 +56,7 @@ pub(crate) fn check(sections: &Sections) -> Result<()> {
     if faults.is_empty() {
         return Ok(());
     }
-    let lines: Vec<String> = faults.iter().map(|fault| format!("  {fault}")).collect();
-    bail!("the configuration cannot be used:\n{}", lines.join("\n"))
+    Err(Refused(faults).into())
 }
 
 /// What `validate` refuses of a section: key by key is given its default until nothing is refused any more.

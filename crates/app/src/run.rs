@@ -13,7 +13,7 @@ use peer_observer_bus::Bus;
 use peer_observer_extractors::{ebpf, p2p, rpc};
 use peer_observer_node::names::{Names, NodeName};
 use serde::{Deserialize, Serialize};
-use tokio::runtime::Runtime;
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -116,9 +116,13 @@ impl Config {
     }
 }
 
-/// The runtime that everything but the eBPF threads runs on.
-pub(crate) fn runtime() -> Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")
+/// Runs the program's main task on a runtime of its own. When that task is done the program ends: a thread that still waits for a
+/// file (a named pipe, a server that is away) is left behind and not waited for.
+pub(crate) fn block_on(main: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let outcome = runtime.block_on(main);
+    runtime.shutdown_background();
+    outcome
 }
 
 /// A token that SIGINT and SIGTERM cancel.

@@ -36,7 +36,7 @@ mod rpc;
 mod text;
 mod tracepoints;
 
-pub use text::Escaped;
+pub use text::{Escaped, SingleLine};
 use text::{Hash, List};
 
 /// What stands where a oneof is empty, which only a broken or newer publisher sends.

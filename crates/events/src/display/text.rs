@@ -6,6 +6,14 @@ use std::fmt::{self, Write};
 #[derive(Debug, Clone, Copy)]
 pub struct Escaped<'a>(pub &'a str);
 
+/// Any value as one line that steers no terminal. Unlike [`Escaped`] it leaves the backslash alone: values that are printed with
+/// `Debug` have escapes of their own.
+#[derive(Debug, Clone, Copy)]
+pub struct SingleLine<T>(pub T);
+
+/// Escapes what is written to it.
+struct EscapingWriter<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
 /// A hash in display order: hex of the bytes reversed.
 pub(super) struct Hash<'a>(pub(super) &'a [u8]);
 
@@ -20,22 +28,39 @@ pub(super) struct Name(pub(super) Option<&'static str>, pub(super) i32);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rest = self.0;
-        while let Some((at, c)) = rest.char_indices().find(|(_, c)| needs_escape(*c)) {
-            f.write_str(&rest[..at])?;
-            write!(f, "{}", c.escape_default())?;
-            rest = &rest[at + c.len_utf8()..];
-        }
-        f.write_str(rest)
+        // The backslash too, so that an escape cannot be forged.
+        write_escaped(f, self.0, |c| c == '\\' || needs_escape(c))
     }
 }
 
+impl<T: fmt::Display> fmt::Display for SingleLine<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(EscapingWriter(f), "{}", self.0)
+    }
+}
+
+impl Write for EscapingWriter<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        write_escaped(self.0, text, needs_escape)
+    }
+}
+
+fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str, needs_escape: impl Fn(char) -> bool) -> fmt::Result {
+    let mut rest = text;
+    while let Some((at, c)) = rest.char_indices().find(|(_, c)| needs_escape(*c)) {
+        f.write_str(&rest[..at])?;
+        write!(f, "{}", c.escape_default())?;
+        rest = &rest[at + c.len_utf8()..];
+    }
+    f.write_str(rest)
+}
+
 /// Control characters (C0, DEL, C1), line and paragraph separators, characters without a width, and those that turn the
-/// direction of what follows (Unicode Bidirectional Algorithm). The backslash, so that an escape cannot be forged.
+/// direction of what follows (Unicode Bidirectional Algorithm).
 fn needs_escape(c: char) -> bool {
     c.is_control()
         || matches!(c,
-            '\\' | '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
@@ -139,6 +164,16 @@ mod tests {
         ] {
             assert_eq!(Escaped(text).to_string(), expected);
         }
+    }
+
+    #[test]
+    fn single_line_escapes_display_and_debug_but_no_backslash() {
+        let hostile = "a\u{1b}]0;x\u{7}\r\n\u{9b}31m\u{202e}\\";
+        let plain = "a\\u{1b}]0;x\\u{7}\\r\\n\\u{9b}31m\\u{202e}\\";
+        assert_eq!(SingleLine(hostile).to_string(), plain);
+        assert_eq!(SingleLine(format_args!("<{hostile}>")).to_string(), format!("<{plain}>"));
+        let debug = SingleLine(format_args!("{:?}", "tab\t\u{9b}")).to_string();
+        assert_eq!(debug, "\"tab\\t\\u{9b}\"", "escaped once");
     }
 
     #[test]
