@@ -18,6 +18,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::regular;
+
 /// Largest payload of a message, bytes (Bitcoin Core net.h, `MAX_PROTOCOL_MESSAGE_LENGTH`).
 pub const MAX_PAYLOAD: u32 = 4 * 1000 * 1000;
 
@@ -374,7 +376,7 @@ impl Merged {
         }
         let source = &self.files[index];
         let open_error = |error| Error::Open { path: source.path(), source: error };
-        let mut file = File::open(source.path()).map_err(open_error)?;
+        let mut file = regular::open(&source.path()).map_err(open_error)?;
         file.seek(SeekFrom::Start(source.offset)).map_err(open_error)?;
         Ok(Reader::at(BufReader::new(file), source.offset))
     }

@@ -11,6 +11,7 @@
 //! | [`names`] | what nodes are called |
 //! | [`p2p`] | the P2P protocol, v1 and v2 |
 //! | [`probes`] | which tracepoints a binary has |
+//! | `regular` | opens files, and never a pipe |
 //! | [`rpc`] | asks a node over JSON-RPC |
 //! | [`settings`] | what a node was told, by its command line and bitcoin.conf |
 //! | [`socks5`] | the way to a node through a SOCKS5 proxy |
@@ -26,6 +27,7 @@ pub mod names;
 pub mod p2p;
 pub mod probes;
 pub mod recording;
+mod regular;
 pub mod rpc;
 pub mod settings;
 pub mod sockets;

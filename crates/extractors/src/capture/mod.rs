@@ -6,7 +6,9 @@
 //!
 //! What is broken is passed over, said in the log, and told as a loss on the bus like any other.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,14 +20,14 @@ use peer_observer_events::proto::observer::loss::Stage;
 use peer_observer_node::capture_file::{self, Merged};
 use peer_observer_node::hit::{Hit, Message};
 use peer_observer_node::names::{BadName, check_name};
-use peer_observer_node::recording::{self, Records};
+use peer_observer_node::recording::{self, Reader};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::convert;
 
-/// Recordings are read whole; larger ones than this are refused, bytes.
-const MAX_RECORDING: usize = 4 << 30;
+/// Broken records of a recording that are logged one by one; the others are counted.
+const MAX_WARNINGS: u64 = 10;
 /// Capture files open at a time.
 const MAX_OPEN: usize = 256;
 /// Events that are handed on together when there is no pace to keep.
@@ -112,17 +114,21 @@ pub fn check(config: &Config) -> Vec<Finding> {
     if let Err(error) = config.validate() {
         return vec![Finding::bad(error.to_string(), "correct the settings of the capture extractor")];
     }
-    let missing = |path: &Path| {
-        Finding::bad(format!("{} cannot be found", path.display()), "name a file or folder that is there")
+    let finding = |path: &Path, error: Option<String>| match error {
+        None => Finding::good(format!("{} can be played", path.display())),
+        Some(error) => Finding::bad(error, "name a file or folder that is there"),
     };
-    config
+    let recordings = config
         .recording
         .iter()
-        .chain(&config.capturemessages)
-        .map(
-            |p| if p.exists() { Finding::good(format!("{} can be played", p.display())) } else { missing(p) },
+        .map(|path| finding(path, recording::open(path).err().map(|error| error.to_string())));
+    let folders = config.capturemessages.iter().map(|path| {
+        finding(
+            path,
+            std::fs::read_dir(path).err().map(|error| format!("cannot read {}: {error}", path.display())),
         )
-        .collect()
+    });
+    recordings.chain(folders).collect()
 }
 
 /// Plays everything named in the settings, in the order it is named, until the end or `stop`.
@@ -136,12 +142,15 @@ pub async fn run(config: Config, mut publisher: Publisher, stop: CancellationTok
     config.validate()?;
     let node: Arc<str> = config.capture_node.as_str().into();
     for path in &config.recording {
-        let bytes = recording::read_file(path, MAX_RECORDING)
-            .map_err(|source| Error::Recording { path: path.clone(), source })?;
-        if let Some(Err(source @ recording::Error::CutShort { .. })) = Records::new(&bytes).next() {
-            return Err(Error::NoRecording { path: path.clone(), source });
-        }
-        let played = play(&bytes, &node, config.speed, &mut publisher, &stop).await;
+        let failed = |source| Error::Recording { path: path.clone(), source };
+        let mut reader = recording::open(path).map_err(failed)?;
+        let played = play_records(&mut reader, &node, config.speed, &mut publisher, &stop).await;
+        let played = played.map_err(|source| match source {
+            recording::Error::CutShort { .. } | recording::Error::TooLong { .. } => {
+                Error::NoRecording { path: path.clone(), source }
+            }
+            source => failed(source),
+        })?;
         tracing::info!(recording = %path.display(), events = played, "played");
     }
     for path in &config.capturemessages {
@@ -185,7 +194,7 @@ impl Losses {
     }
 }
 
-/// Plays a recording of tracepoint hits. Returns the number of events.
+/// Plays a recording of tracepoint hits that is in memory. Returns the number of events.
 pub async fn play(
     bytes: &[u8],
     node: &Arc<str>,
@@ -193,34 +202,79 @@ pub async fn play(
     publisher: &mut Publisher,
     stop: &CancellationToken,
 ) -> u64 {
+    match play_records(&mut Reader::new(bytes), node, speed, publisher, stop).await {
+        Ok(events) => events,
+        Err(error) => {
+            tracing::warn!(%error, "the recording cannot be played");
+            0
+        }
+    }
+}
+
+/// Plays a recording. Returns the number of events.
+///
+/// # Errors
+/// When the first record is none, or the file cannot be read to its end: what was played until then may be damaged, too.
+async fn play_records<R: Read + Send>(
+    reader: &mut Reader<R>,
+    node: &Arc<str>,
+    speed: f64,
+    publisher: &mut Publisher,
+    stop: &CancellationToken,
+) -> Result<u64, recording::Error> {
     let mut pace = Pace::new(speed);
     let mut events = 0;
+    let mut broken: u64 = 0;
     let mut losses = Losses::new(node, publisher);
-    for record in Records::new(bytes) {
-        let record = match record {
-            Ok(record) => record,
+    let outcome = loop {
+        let (time_ns, event) = match reader.next_record() {
+            Ok(Some(record)) => (record.time_ns, convert::event(&record.hit)),
+            Ok(None) => break Ok(()),
+            Err(error @ recording::Error::Broken { .. }) => {
+                broken += 1;
+                losses.count("malformed", 1);
+                match broken.cmp(&MAX_WARNINGS) {
+                    Ordering::Less => tracing::warn!(%error, "passing over a broken record"),
+                    Ordering::Equal => {
+                        tracing::warn!(%error, "passing over a broken record; further ones are only counted");
+                    }
+                    Ordering::Greater => {}
+                }
+                // A file can be broken for as long as it is.
+                if !pace.take_turn(stop).await {
+                    break Ok(());
+                }
+                continue;
+            }
+            Err(
+                error @ (recording::Error::CutShort { offset: 0, .. }
+                | recording::Error::TooLong { offset: 0, .. }),
+            ) => return Err(error),
             Err(error @ recording::Error::CutShort { .. }) => {
                 tracing::warn!(%error, "the recording is truncated");
                 losses.count("truncated", 1);
-                continue;
+                break Ok(());
+            }
+            Err(error @ recording::Error::TooLong { .. }) => {
+                tracing::warn!(%error, "leaving out the rest of the recording");
+                losses.count("malformed", 1);
+                break Ok(());
             }
             Err(error) => {
-                tracing::warn!(%error, "passing over a broken record");
                 losses.count("malformed", 1);
-                continue;
+                break Err(error);
             }
         };
-        if !pace.keep(record.time_ns, stop).await {
-            break;
+        if !pace.keep(time_ns, stop).await {
+            break Ok(());
         }
-        let event = convert::event(&record.hit);
         tokio::select! {
-            () = publisher.publish_when_it_fits(node, record.time_ns, event) => events += 1,
-            () = stop.cancelled() => break,
+            () = publisher.publish_when_it_fits(node, time_ns, event) => events += 1,
+            () = stop.cancelled() => break Ok(()),
         }
-    }
+    };
     losses.tell(publisher);
-    events
+    outcome.map(|()| events)
 }
 
 async fn play_captures(
@@ -299,6 +353,11 @@ impl Pace {
                 }
             }
         }
+        self.take_turn(stop).await
+    }
+
+    /// Lets others work now and then. Returns whether to go on.
+    async fn take_turn(&mut self, stop: &CancellationToken) -> bool {
         self.since_yield += 1;
         if self.since_yield >= BATCH {
             self.since_yield = 0;
@@ -315,7 +374,12 @@ mod tests {
     use peer_observer_events::proto::observer::Source;
     use peer_observer_events::{PeerObserverEvent, Subject};
 
+    use peer_observer_node::recording::Records;
+
     use super::*;
+
+    /// The largest file of the tests has 5 MB.
+    const MAX_RECORDING: usize = 64 << 20;
 
     fn data(path: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data").join(path)
@@ -437,6 +501,23 @@ mod tests {
         let (losses, events) = told(&played(config).await.unwrap());
         assert_eq!(losses, [("malformed".to_owned(), 1), ("truncated".to_owned(), 1)]);
         assert_eq!(events, 4);
+    }
+
+    #[tokio::test]
+    async fn damaged_compression_ends_the_recording_with_an_error() {
+        let whole = std::fs::read(data("regtest-tour/tracepoints.bin.zst")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tracepoints.bin.zst");
+        let mut damaged = whole.clone();
+        *damaged.last_mut().unwrap() ^= 1;
+        for (bytes, why) in
+            [(&damaged[..], "checksum"), (&whole[..whole.len() / 2], "cannot read or decompress")]
+        {
+            std::fs::write(&path, bytes).unwrap();
+            let error =
+                played(Config { recording: vec![path.clone()], ..Config::default() }).await.unwrap_err();
+            assert!(matches!(error, Error::Recording { .. }) && error.to_string().contains(why), "{error}");
+        }
     }
 
     #[tokio::test]

@@ -9,10 +9,12 @@
 //! |---|---|
 //! | read.rs | from bytes to hits |
 //! | write.rs | from hits to bytes |
+//! | reader.rs | the same, from a stream |
 //! | file.rs | files, plain or compressed, with a bound |
 
 mod file;
 mod read;
+mod reader;
 mod write;
 
 use std::io;
@@ -22,8 +24,9 @@ use thiserror::Error;
 
 use crate::hit::Hit;
 
-pub use file::{decompress, read_file};
+pub use file::{Decompressed, decompress, open, read_file};
 pub use read::{Records, parse_record};
+pub use reader::{MAX_RECORD, Reader};
 pub use write::write_record;
 
 /// Why a recording cannot be read or written.
@@ -41,6 +44,17 @@ pub enum Error {
         length: usize,
         /// What is left, bytes.
         left: usize,
+    },
+    /// The length field says more than any record has, so nothing behind it can be found.
+    #[error(
+        "the record at offset {offset} of the recording would have {length} bytes, more than the {MAX_RECORD} of any record; this \
+         is no recording, or it is damaged from here on"
+    )]
+    TooLong {
+        /// Offset of the record's length field in the recording, bytes.
+        offset: usize,
+        /// What the length field says, bytes.
+        length: usize,
     },
     /// A record that is whole but makes no sense; the next one can be read.
     #[error("cannot read the record at offset {offset} of the recording: {problem}")]
