@@ -6,8 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use libbpf_rs::{
-    ErrorExt, ErrorKind, Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, PrintLevel,
-    RingBufferBuilder,
+    ErrorExt, ErrorKind, Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, RingBufferBuilder,
 };
 use peer_observer_node::hit::Tracepoint;
 
@@ -363,19 +362,6 @@ impl KernelBooks {
             let _ = self.books.update(&place.to_ne_bytes(), &[0; Book::SIZE], MapFlags::ANY);
         }
     }
-}
-
-/// Sends what libbpf says to the log, from this level on.
-pub fn route_libbpf_messages(level: PrintLevel) {
-    fn print(level: PrintLevel, text: String) {
-        let text = text.trim_end();
-        match level {
-            // It warns of what is told properly by whoever called it.
-            PrintLevel::Warn | PrintLevel::Info => tracing::debug!(target: "libbpf", "{text}"),
-            PrintLevel::Debug => tracing::info!(target: "libbpf", "{text}"),
-        }
-    }
-    libbpf_rs::set_print(Some((level, print)));
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | bpf/probes.bpf.c | the programs in the kernel |
 //! | kernel.rs | loads and attaches them, reads ring and books |
+//! | messages.rs | what libbpf says, in our log |
 //! | record.rs | the layout of the kernel's records |
 //! | pipeline.rs | ring to bus: a thread that copies, a thread that decodes and publishes |
 //! | watcher.rs | finds nodes, follows restarts and upgrades, tells losses |
@@ -23,6 +24,7 @@ mod clock;
 mod config;
 pub mod kernel;
 mod lease;
+mod messages;
 mod nodes;
 mod pipeline;
 mod programs;
@@ -143,10 +145,7 @@ fn watch(
     stopping: &AtomicBool,
     watching: watcher::OnWatched,
 ) -> Result<(), Error> {
-    kernel::route_libbpf_messages(match config.libbpf_debug {
-        true => libbpf_rs::PrintLevel::Debug,
-        false => libbpf_rs::PrintLevel::Warn,
-    });
+    messages::route(config.libbpf_debug);
     let options = LoadOptions {
         ring_bytes: config.ring_buffer_bytes,
         max_payload: config.max_payload,
