@@ -62,11 +62,15 @@ impl Probes {
     /// When it is no 64-bit ELF file.
     pub fn of_file(file: File, path: &Path) -> Result<Self, Error> {
         let cache = object::ReadCache::new(std::io::BufReader::new(file));
-        let failed = |reason: String| Error::NotElf { path: path.display().to_string(), reason };
-        if section_table_bytes(&cache).map_err(|e| failed(e.to_string()))? > MAX_SECTION_TABLE {
-            return Err(failed("its table of sections is too large".into()));
-        }
-        parse(&cache).map_err(|e| failed(e.to_string()))
+        read(&cache).map_err(|reason| Error::NotElf { path: path.display().to_string(), reason })
+    }
+
+    /// Reads the notes of a binary that is in memory.
+    ///
+    /// # Errors
+    /// Why it is no 64-bit ELF file.
+    pub fn of_bytes(binary: &[u8]) -> Result<Self, String> {
+        read(binary)
     }
 
     /// The binary has this tracepoint.
@@ -105,6 +109,13 @@ impl Probes {
             "unknown"
         }
     }
+}
+
+fn read<'a, R: object::ReadRef<'a>>(data: R) -> Result<Probes, String> {
+    if section_table_bytes(data).map_err(|e| e.to_string())? > MAX_SECTION_TABLE {
+        return Err("its table of sections is too large".into());
+    }
+    parse(data).map_err(|e| e.to_string())
 }
 
 /// Length of the table of sections. Whoever wrote the file says how much of it is read: in a header without a number of sections, it is
@@ -179,5 +190,95 @@ mod tests {
         file.as_file().write_all_at(&(FILE / 64 - 4096).to_le_bytes(), 4096 + 32).unwrap();
         let error = Probes::of_binary(file.path()).unwrap_err();
         assert!(error.to_string().contains("table of sections is too large"), "{error}");
+    }
+
+    /// The smallest ELF file with tracepoints: a header, their notes, the names of sections, and the table of sections.
+    fn elf_with_notes(tracepoints: &[Tracepoint]) -> Vec<u8> {
+        const NAMES: &[u8] = b"\0.note.stapsdt\0.shstrtab\0";
+        let mut notes = Vec::new();
+        for tracepoint in tracepoints {
+            let text = format!("{}\0{}\0-8@%rax 8@-16(%rbp)\0", tracepoint.provider(), tracepoint.name());
+            let desc = [&[0x11; 24], text.as_bytes()].concat();
+            for number in [8, desc.len() as u32, 3] {
+                notes.extend(number.to_le_bytes());
+            }
+            notes.extend(b"stapsdt\0");
+            notes.extend(&desc);
+            notes.resize(notes.len().next_multiple_of(4), 0);
+        }
+        let names_at = 64 + notes.len() as u64;
+        let table_at = (names_at + NAMES.len() as u64).next_multiple_of(8);
+        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+        file.resize(16, 0);
+        // Kind (program), machine (x86-64), version.
+        file.extend([2, 0, 62, 0, 1, 0, 0, 0]);
+        for number in [0, 0, table_at] {
+            file.extend(number.to_le_bytes());
+        }
+        // Flags, then sizes and numbers: header, program headers, three sections, the last of which has their names.
+        file.extend([0; 4]);
+        for number in [64_u16, 56, 0, 64, 3, 2] {
+            file.extend(number.to_le_bytes());
+        }
+        file.extend(&notes);
+        file.extend(NAMES);
+        file.resize(table_at as usize + 64, 0);
+        for (name, kind, at, size) in [
+            (1_u32, elf::SHT_NOTE.0, 64, notes.len() as u64),
+            (15, elf::SHT_STRTAB.0, names_at, NAMES.len() as u64),
+        ] {
+            file.extend(name.to_le_bytes());
+            file.extend(kind.to_le_bytes());
+            // Flags, address, offset, size, link and information, alignment, size of an entry.
+            for number in [0, 0, at, size, 0, 4, 0] {
+                file.extend(number.to_le_bytes());
+            }
+        }
+        file
+    }
+
+    #[test]
+    fn fuzz_seeds_are_binaries_with_probes() {
+        let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/elf_notes");
+        for (name, tracepoints) in [("one", &[Tracepoint::InboundMessage][..]), ("all", Tracepoint::ALL)] {
+            let file = elf_with_notes(tracepoints);
+            let probes = Probes::of_bytes(&file).unwrap();
+            assert_eq!(probes.known().count(), tracepoints.len());
+            assert!(
+                std::fs::read(seeds.join(name)).unwrap() == file,
+                "{name} is not what the generator makes"
+            );
+        }
+    }
+
+    #[test]
+    fn truncated_and_mutated_binaries_are_read_or_refused() {
+        let whole = elf_with_notes(Tracepoint::ALL);
+        for length in 0..whole.len() {
+            let _ = Probes::of_bytes(&whole[..length]);
+        }
+        // A fixed generator (xorshift), so that a failure can be seen again.
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random as usize
+        };
+        // Numbers that are wrong are mostly in the header, in the table of sections, and in the headers of notes.
+        for _ in 0..50_000 {
+            let mut mutant = whole.clone();
+            for _ in 0..=next() % 3 {
+                let at = match next() % 3 {
+                    0 => next() % 64,
+                    1 => whole.len() - 1 - next() % 192,
+                    _ => next() % whole.len(),
+                };
+                mutant[at] = [0, 0xff, 0x80, next() as u8][next() % 4];
+            }
+            if let Ok(probes) = Probes::of_bytes(&mutant) {
+                assert!(probes.known().count() <= Tracepoint::ALL.len());
+            }
+        }
     }
 }
