@@ -96,8 +96,8 @@ pub(crate) fn parse() -> (Cli, ArgMatches) {
     (cli, matches)
 }
 
-/// Ends the program with an error of the command line, or with the help. What is refused is quoted in the error, so the same
-/// command line is read again with its arguments escaped.
+/// Prints the help or the error, and ends the program. Errors quote arguments, so the command line is parsed again with its
+/// arguments escaped.
 fn refuse(error: clap::Error) -> ! {
     let escaped = std::env::args_os().map(|argument| single_line(&argument.to_string_lossy()));
     command().try_get_matches_from(escaped).err().unwrap_or(error).exit()

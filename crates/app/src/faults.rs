@@ -29,7 +29,7 @@ impl Display for Fault {
     }
 }
 
-/// A configuration that cannot be used: its faults, one a line.
+/// Error of a configuration that cannot be used: one fault per line.
 #[derive(Debug)]
 pub(crate) struct Refused(Vec<Fault>);
 

@@ -1,7 +1,7 @@
-//! The program's own log and its last words: one event is one line, whatever a process, peer, server or file name puts into it.
+//! The program's own log, and how it prints errors: one event is one line, whatever a process, peer, server or file name contains.
 //!
-//! Field values and messages are escaped here, in one place, because a log line is no place to remember that a path is hostile.
-//! The default formatter of `tracing-subscriber` escapes terminal sequences in messages only, and no newline anywhere.
+//! The formatter escapes field values and messages, so that no call site has to remember that a path is hostile. The default
+//! formatter of `tracing-subscriber` escapes terminal sequences in messages only, and newlines nowhere.
 
 use std::fmt::{self, Debug, Display, Write as _};
 use std::io::Write as _;
@@ -24,7 +24,7 @@ const MAX_VALUE: usize = 4096;
 
 /// Standard output is for events; everything else goes to standard error.
 pub(crate) fn to_stderr(level: &str) -> anyhow::Result<()> {
-    // The NATS client tells of every attempt to connect; what matters of it is told by the bus.
+    // The NATS client logs every attempt to connect; the bus logs what matters.
     let filter = EnvFilter::try_new(format!("{level},async_nats=off,libbpf=info"))
         .map_err(|e| anyhow!("--log-level {level}: {e}: give error, warn, info, debug or trace"))?;
     subscriber(filter, std::io::stderr, shows_colours(&std::io::stderr())).init();
@@ -46,14 +46,15 @@ where
         .finish()
 }
 
-/// Says why the program ends, if somebody reads that.
+/// Prints why the program ends. Nobody reading is no error.
 pub(crate) fn complain(why: &str) {
     let _ = writeln!(std::io::stderr(), "peer-observer: {why}");
 }
 
-/// An error with its causes, each said once: many errors say their cause themselves.
+/// Formats an error with its causes, and repeats none: many errors include the text of their cause.
 ///
-/// One line, but for errors that are lists or excerpts of our own: those keep their lines, and none of them begins at the margin.
+/// The result is one line, except for errors that are lists or excerpts of our own. Those keep their lines, indented, so that none
+/// looks like a log line.
 pub(crate) fn describe(error: &anyhow::Error) -> String {
     let mut said = String::new();
     let mut shown = String::new();
@@ -75,7 +76,7 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
     shown
 }
 
-/// Text of others on one line that steers no terminal.
+/// Escapes control characters and newlines.
 pub(crate) fn single_line(text: &str) -> String {
     SingleLine(text).to_string()
 }
@@ -133,7 +134,7 @@ impl Visit for Visitor<'_> {
     }
 }
 
-/// Passes on the first bytes, and counts the others.
+/// Writes the first bytes of a value, and counts the rest.
 struct Bounded<'a, 'writer> {
     writer: &'a mut Writer<'writer>,
     left: usize,

@@ -116,8 +116,8 @@ impl Config {
     }
 }
 
-/// Runs the program's main task on a runtime of its own. When that task is done the program ends: a thread that still waits for a
-/// file (a named pipe, a server that is away) is left behind and not waited for.
+/// Runs the main task of the program on a new runtime. Returns as soon as the task is done: threads that are still blocked, for
+/// example on a named pipe, are left behind.
 pub(crate) fn block_on(main: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     let outcome = runtime.block_on(main);

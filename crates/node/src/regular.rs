@@ -1,5 +1,4 @@
-//! Opens a file that a user named, if it is one. Opening a named pipe would wait for somebody who writes to it, for ever and beyond
-//! SIGTERM.
+//! Opens regular files that a user named, and refuses anything else: opening a named pipe blocks until somebody writes to it.
 
 use std::fs::{File, OpenOptions};
 use std::io;

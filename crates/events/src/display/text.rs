@@ -6,8 +6,8 @@ use std::fmt::{self, Write};
 #[derive(Debug, Clone, Copy)]
 pub struct Escaped<'a>(pub &'a str);
 
-/// Any value as one line that steers no terminal. Unlike [`Escaped`] it leaves the backslash alone: values that are printed with
-/// `Debug` have escapes of their own.
+/// Prints any value on one line, with control characters escaped. Unlike [`Escaped`] it keeps the backslash, because values
+/// formatted with `Debug` have escapes of their own.
 #[derive(Debug, Clone, Copy)]
 pub struct SingleLine<T>(pub T);
 

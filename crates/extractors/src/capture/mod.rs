@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::convert;
 
-/// Broken records of a recording that are logged one by one; the others are counted.
+/// Broken records of a recording that are logged; further ones are only counted.
 const MAX_WARNINGS: u64 = 10;
 /// Capture files open at a time.
 const MAX_OPEN: usize = 256;
@@ -240,7 +240,7 @@ async fn play_records<R: Read + Send>(
                     }
                     Ordering::Greater => {}
                 }
-                // A file can be broken for as long as it is.
+                // All of a large file can be broken.
                 if !pace.take_turn(stop).await {
                     break Ok(());
                 }

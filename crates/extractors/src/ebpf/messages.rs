@@ -1,7 +1,7 @@
-//! What libbpf says, in our log.
+//! Sends the messages of libbpf to our log.
 //!
-//! The callback of `libbpf-rs` expects UTF-8, and panics where C cannot be unwound: the process is aborted. But messages quote the notes of
-//! a program, and its path, which whoever runs it chose.
+//! The callback of `libbpf-rs` panics on messages that are not UTF-8. It is called from C, so the panic aborts the process. Messages quote
+//! the path of a program and its ELF notes, which any local user can choose.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use libbpf_rs::libbpf_sys;
 /// Longer messages are cut, bytes.
 const MAX_MESSAGE: usize = 64 << 10;
 
-/// Messages for those who debug libbpf are wanted.
+/// Whether debug messages are logged.
 static WANTS_DEBUG: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
@@ -19,7 +19,7 @@ unsafe extern "C" {
     fn vsnprintf(buffer: *mut c_char, size: usize, format: *const c_char, arguments: *mut c_void) -> c_int;
 }
 
-/// Sends what libbpf says to the log, its debug messages too if they are wanted.
+/// Installs the callback; `wants_debug` includes debug messages.
 pub(super) fn route(wants_debug: bool) {
     WANTS_DEBUG.store(wants_debug, Ordering::Relaxed);
     // SAFETY: `print` has the signature that libbpf calls, but that bindgen has another type for the pointer in each architecture.
@@ -50,7 +50,7 @@ unsafe extern "C" fn print(
     for line in String::from_utf8_lossy(&buffer[..length]).lines() {
         match is_debug {
             true => tracing::info!(target: "libbpf", "{line}"),
-            // It warns of what is told properly by whoever called it.
+            // The caller reports the failure with its reason; this is detail.
             false => tracing::debug!(target: "libbpf", "{line}"),
         }
     }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | bpf/probes.bpf.c | the programs in the kernel |
 //! | kernel.rs | loads and attaches them, reads ring and books |
-//! | messages.rs | what libbpf says, in our log |
+//! | messages.rs | sends messages of libbpf to our log |
 //! | record.rs | the layout of the kernel's records |
 //! | pipeline.rs | ring to bus: a thread that copies, a thread that decodes and publishes |
 //! | watcher.rs | finds nodes, follows restarts and upgrades, tells losses |

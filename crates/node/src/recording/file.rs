@@ -1,5 +1,5 @@
-//! Recordings as files, plain or compressed. Zstandard is decompressed nowhere else, so that nothing is without a bound, and so
-//! that damage which a checksum shows is never passed on as if it were whole.
+//! Recordings as files, plain or compressed. Zstandard is decompressed only here, so that every decompression has a bound and every
+//! checksum is compared.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
@@ -22,8 +22,7 @@ const MAX_WINDOW: u64 = 64 << 20;
 /// Bytes that are decompressed ahead of what is asked for.
 const STEP: usize = 128 << 10;
 
-/// Opens a recording, plain or compressed with Zstandard, whatever it is called. However large it is, little of it is in memory at
-/// a time.
+/// Opens a recording, plain or compressed with Zstandard, whatever its name. Memory is bounded by one record and one window.
 ///
 /// # Errors
 /// When it cannot be opened, or is no regular file.
@@ -59,8 +58,8 @@ pub fn decompress(reader: impl Read, limit: usize) -> Result<Vec<u8>, Error> {
 
 /// The bytes of a file that is plain or compressed, as they are needed.
 ///
-/// A frame's checksum, if it has one, is compared when its last byte has been read: what does not match is an error then. Until
-/// then nobody knows, and of a frame without a checksum nobody ever does.
+/// The checksum of a frame, if it has one, is compared after the last byte of the frame, and a mismatch is an error then. Damage in
+/// a frame without a checksum can go unnoticed.
 #[expect(missing_debug_implementations, reason = "the decoder has none")]
 pub struct Decompressed<R> {
     input: BufReader<io::Chain<Cursor<Vec<u8>>, R>>,
@@ -119,7 +118,7 @@ impl<R: Read> Read for Decompressed<R> {
     }
 }
 
-/// What is said of a frame whose content is not what was compressed.
+/// Error of a frame whose content does not match its checksum.
 const BAD_CHECKSUM: &str = "the checksum does not match: the file is damaged, get another copy of it";
 
 /// Reads the header of a frame. The decoder itself allows any window, so it sees the header only when that is bounded.
@@ -142,7 +141,7 @@ fn begin_frame(decoder: &mut FrameDecoder, input: &mut impl Read) -> io::Result<
     decoder.reset(&header[..length]).map_err(io::Error::other)
 }
 
-/// Bytes of a header behind its descriptor, and how to get the window out of them, bytes (RFC 8878, section 3.1.1.1).
+/// Number of header bytes after the descriptor, and a function that reads the window size from them (RFC 8878, section 3.1.1.1).
 fn header_fields(descriptor: u8) -> (usize, impl Fn(&[u8]) -> u64) {
     let is_single_segment = descriptor & 0x20 != 0;
     let window = usize::from(!is_single_segment);

@@ -1,4 +1,4 @@
-//! A recording that is read as it is needed: of one that is larger than the memory, one record is in it.
+//! Reads a recording record by record, so that it can be larger than memory.
 
 use std::io::Read;
 
