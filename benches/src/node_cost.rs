@@ -60,8 +60,12 @@ fn compare(size: usize) -> Result<Costs> {
     let mut rig = Rig::start(Way::InProcess, &load)?;
     let mut traced_by_nothing = StandIn::start(Variant::Core30, &load)?;
     let mut read_later = StandIn::start(Variant::Core30, &load)?;
-    let options =
-        LoadOptions { ring_bytes: 16 << 20, max_payload: MAX_PAYLOAD, type_limits: BTreeMap::new() };
+    let options = LoadOptions {
+        ring_bytes: 16 << 20,
+        max_payload: MAX_PAYLOAD,
+        type_limits: BTreeMap::new(),
+        watches_signals: false,
+    };
     let kernel = Kernel::load(&options)?;
     let probe = Tracepoint::InboundMessage;
     let _nothing = kernel.attach_nothing(traced_by_nothing.binary().path(), probe)?;

@@ -29,7 +29,8 @@ pub(crate) fn measure(report: &mut Report, runtime: &Runtime) -> Result<()> {
     let stop = CancellationToken::new();
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).context("listening for scrapes")?;
     let address = listener.local_addr().context("asking where scrapes go")?;
-    runtime.spawn(server::serve(listener, page, stop.clone()));
+    let names = server::Names { allowed: Vec::new(), flag: "--metrics-host" };
+    runtime.spawn(server::serve(listener, names, page, stop.clone()));
     let what = "200 peers, every label at its limit";
     report.add_at_most("page of the metrics tool", size, "MB", MOST_MB, what.into());
     for (how, header) in [("plain", ""), ("gzip", "Accept-Encoding: gzip\r\n")] {

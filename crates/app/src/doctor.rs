@@ -6,12 +6,12 @@ use anyhow::Result;
 use peer_observer_bus::Finding;
 use peer_observer_extractors::{ebpf, ipc, log, p2p, rpc};
 use peer_observer_node::discover::{self, NodeProcess};
+use peer_observer_node::watch::running;
 use peer_observer_node::windows::{self, Closed, Windows};
 use peer_observer_tools::terminal::shows_colours;
 
 use crate::components::{self, Sections};
 use crate::log::single_line;
-use crate::windows::nodes;
 
 /// Categories of debug.log that say what tracepoints do not, without a line for every message.
 const CATEGORIES: [&str; 4] = ["validation", "cmpctblock", "txpackages", "mempoolrej"];
@@ -50,7 +50,7 @@ pub(crate) fn run(sections: &Sections) -> Result<()> {
 
 /// The windows of every node that runs.
 fn check_nodes(sections: &Sections) -> Vec<(String, Vec<Finding>)> {
-    let running = nodes(&sections.ebpf, &[]);
+    let running = running(&sections.ebpf.selection());
     let mut all: Vec<_> = running.iter().map(|node| (heading(node), check_node(sections, node))).collect();
     let mut findings = Vec::new();
     let hidden = discover::hidden();
@@ -96,7 +96,7 @@ fn check_node(sections: &Sections, node: &NodeProcess) -> Vec<Finding> {
 }
 
 fn is_closed(closed: &Closed) -> Finding {
-    Finding::bad(closed.to_string(), format!("in bitcoin.conf: {}", closed.lines()))
+    Finding::bad(closed.to_string(), closed.fix())
 }
 
 /// Says which lines the log could have besides.

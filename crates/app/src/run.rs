@@ -10,8 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use peer_observer_bus::Bus;
+use peer_observer_extractors::ebpf::Nodes;
 use peer_observer_extractors::{ebpf, p2p, rpc};
 use peer_observer_node::names::{Names, NodeName};
+use peer_observer_node::watch::NodeWatcher;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
@@ -160,7 +162,7 @@ pub(crate) async fn everything(sections: Sections) -> Result<()> {
         sections.rpc.validate().context("the rpc extractor failed")?;
     }
     let mut parts = Parts::start_tools(&bus, &sections, &tools);
-    parts.look_into_nodes(&bus, sections);
+    parts.look_into_nodes(&bus, sections)?;
     parts.until_end(&bus, stop).await
 }
 
@@ -230,20 +232,22 @@ impl Parts {
     }
 
     /// Starts everything that looks into the nodes of this machine, under the same names.
-    fn look_into_nodes(&mut self, bus: &Bus, sections: Sections) {
+    fn look_into_nodes(&mut self, bus: &Bus, sections: Sections) -> Result<()> {
+        let watcher = NodeWatcher::start(sections.ebpf.selection()).context("cannot look for nodes")?;
         let names = Arc::new(Names::new(sections.ebpf.node.clone()));
+        let nodes = Nodes { names, watcher: Arc::new(watcher) };
         let stop = self.stop_extractors.clone();
         let publisher = ExtractorKind::Ebpf.publisher(bus);
-        let ebpf = ebpf::run_with(sections.ebpf.clone(), names.clone(), publisher, stop.clone(), |_| ());
+        let ebpf = ebpf::run_with(sections.ebpf.clone(), nodes.clone(), publisher, stop.clone(), |_| ());
         self.spawn(async { ebpf.await.context("the ebpf extractor failed") });
         if sections.run.p2p {
-            let who = windows::who_dials(sections.ebpf.clone(), names.clone());
+            let who = windows::who_dials(nodes.clone());
             let publisher = ExtractorKind::P2p.publisher(bus);
             let p2p = p2p::run_asking(sections.p2p.clone(), who, publisher, stop.clone());
             self.spawn(async { p2p.await.context("the p2p extractor failed") });
         }
         if sections.run.no_rpc && sections.run.no_log && sections.run.no_ipc {
-            return;
+            return Ok(());
         }
         let page = rpc::Page::default();
         if !sections.run.no_rpc && !sections.run.no_metrics {
@@ -257,7 +261,8 @@ impl Parts {
                 Ok(())
             });
         }
-        self.spawn(Follower::new(bus.clone(), sections, names, page, stop).run());
+        self.spawn(Follower::new(bus.clone(), sections, nodes, page, stop).run());
+        Ok(())
     }
 
     /// Starts an extractor that is not in the list.

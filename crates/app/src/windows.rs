@@ -13,10 +13,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use peer_observer_bus::{Bus, Publisher};
-use peer_observer_extractors::{ebpf, ipc, log, p2p, rpc};
-use peer_observer_node::discover::{self, FileId, Met, NodeProcess, Wanted};
+use peer_observer_extractors::ebpf::Nodes;
+use peer_observer_extractors::{ipc, log, p2p, rpc};
+use peer_observer_node::access::Root;
+use peer_observer_node::discover::NodeProcess;
 use peer_observer_node::names::Names;
 use peer_observer_node::sockets;
+use peer_observer_node::watch::{NodeEvent, Subscription};
 use peer_observer_node::windows::{Closed, IpcWindow, LogWindow, RpcWindow, Windows};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -35,35 +38,14 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// How often that time doubles, at most: to about an hour and a half.
 const DOUBLINGS: u32 = 9;
 
-/// The nodes that the settings ask for and that run now. `met` are those that were found before: one whose program was replaced or
-/// renamed runs on.
-pub(crate) fn nodes(settings: &ebpf::Config, met: &[Met]) -> Vec<NodeProcess> {
-    if let Some(pid) = settings.bitcoind_pid {
-        return discover::process(pid).into_iter().collect();
-    }
-    if let Some(file) = &settings.bitcoind_pid_file {
-        let pid = std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
-        return pid.and_then(discover::process).into_iter().collect();
-    }
-    let mut wanted = Wanted { met: met.to_vec(), ..Wanted::default() };
-    if !settings.bitcoind_path.is_empty() {
-        wanted.files.extend(settings.bitcoind_path.iter().filter_map(|path| FileId::of(path)));
-        wanted.files.extend(met.iter().map(|met| met.file));
-        if wanted.files.is_empty() {
-            return Vec::new();
-        }
-    }
-    discover::running(&wanted)
-}
-
 /// Knows the nodes of this machine that dial us.
-pub(crate) fn who_dials(settings: ebpf::Config, names: Arc<Names>) -> p2p::WhoDials {
+pub(crate) fn who_dials(nodes: Nodes) -> p2p::WhoDials {
     Arc::new(move |peer: SocketAddr, own: SocketAddr| {
-        let nodes = nodes(&settings, &[]);
-        let pids: Vec<u32> = nodes.iter().map(|node| node.pid).collect();
+        let running = nodes.watcher.nodes();
+        let pids: Vec<u32> = running.iter().map(|node| node.pid).collect();
         let pid = sockets::dialler(&pids, peer, own)?;
-        let node = nodes.iter().find(|node| node.pid == pid)?;
-        Some(p2p::Dialler { node: names.name(node), network: node.network })
+        let node = running.iter().find(|node| node.pid == pid)?;
+        Some(p2p::Dialler { node: nodes.names.name(node), network: node.network })
     })
 }
 
@@ -71,6 +53,9 @@ pub(crate) fn who_dials(settings: ebpf::Config, names: Arc<Names>) -> p2p::WhoDi
 pub(crate) struct Follower {
     starter: Starter,
     names: Arc<Names>,
+    events: Subscription,
+    /// The processes that run, by their ids.
+    running: BTreeMap<u32, Arc<NodeProcess>>,
     followed: BTreeMap<Arc<str>, Followed>,
 }
 
@@ -84,10 +69,10 @@ struct Starter {
 
 /// A node that is looked into.
 struct Followed {
-    pid: u32,
-    started: u64,
-    program: FileId,
+    process: Arc<NodeProcess>,
     gone_since: Option<Instant>,
+    /// Where the files of the node are, over its restarts.
+    root: Root,
     windows: Windows,
     rpc: Option<Look>,
     log: Option<Look>,
@@ -132,16 +117,18 @@ impl Look {
 }
 
 impl Follower {
-    /// One that follows the nodes of `sections`, named by `names`. Metrics of their rpc extractors go on `page`.
+    /// One that follows these nodes. Metrics of their rpc extractors go on `page`.
     pub(crate) fn new(
         bus: Bus,
         sections: Sections,
-        names: Arc<Names>,
+        nodes: Nodes,
         page: rpc::Page,
         stop: CancellationToken,
     ) -> Self {
         let starter = Starter { bus, sections: Arc::new(sections), page, stop };
-        Follower { starter, names, followed: BTreeMap::new() }
+        let events = nodes.watcher.subscribe();
+        let (running, followed) = Default::default();
+        Follower { starter, names: nodes.names, events, running, followed }
     }
 
     /// Follows them until it is told to stop.
@@ -152,11 +139,9 @@ impl Follower {
                 _ = look.tick() => {}
                 () = self.starter.stop.cancelled() => break,
             }
-            let met: Vec<Met> = self.followed.values().map(Followed::met).collect();
-            let sections = self.starter.sections.clone();
-            let running = tokio::task::spawn_blocking(move || nodes(&sections.ebpf, &met)).await?;
-            self.meet(&running).await;
-            self.part(&running).await;
+            self.take_events();
+            self.meet().await;
+            self.part().await;
         }
         for followed in std::mem::take(&mut self.followed).into_values() {
             followed.end().await;
@@ -164,32 +149,47 @@ impl Follower {
         Ok(())
     }
 
+    fn take_events(&mut self) {
+        for event in self.events.poll() {
+            match event {
+                NodeEvent::Appeared(node) | NodeEvent::Changed(node) => {
+                    self.running.insert(node.pid, node);
+                }
+                NodeEvent::Gone(node, _) => {
+                    self.running.remove(&node.pid);
+                }
+            }
+        }
+    }
+
     /// Looks into nodes that are new, or changed, or no longer looked into.
-    async fn meet(&mut self, running: &[NodeProcess]) {
+    async fn meet(&mut self) {
+        let running: Vec<Arc<NodeProcess>> = self.running.values().cloned().collect();
         for node in running {
-            let name = self.names.name(node);
+            let name = self.names.name(&node);
             if let Some(followed) = self.followed.get_mut(&name) {
-                if followed.is(node) {
+                if Arc::ptr_eq(&followed.process, &node) {
                     followed.gone_since = None;
                     self.starter.start(&name, followed);
                     continue;
                 }
                 // Only one of two that were given the same name can be followed.
-                if running.iter().any(|other| followed.is(other)) {
+                let other = self.running.get(&followed.process.pid);
+                if !followed.process.is(&node) && other.is_some_and(|other| followed.process.is(other)) {
                     continue;
                 }
             }
             let before = self.followed.remove(&name);
-            let followed = self.starter.follow(&name, node, before).await;
+            let followed = self.starter.follow(&name, &node, before).await;
             self.followed.insert(name, followed);
         }
     }
 
     /// Lets go of nodes that are gone for long.
-    async fn part(&mut self, running: &[NodeProcess]) {
+    async fn part(&mut self) {
         let mut forgotten = Vec::new();
         for (name, followed) in &mut self.followed {
-            if running.iter().any(|node| followed.is(node)) {
+            if self.running.get(&followed.process.pid).is_some_and(|node| followed.process.is(node)) {
                 continue;
             }
             let since = *followed.gone_since.get_or_insert_with(Instant::now);
@@ -207,8 +207,16 @@ impl Follower {
 
 impl Starter {
     /// Looks into a node; what looked into it before goes on where it can.
-    async fn follow(&self, name: &Arc<str>, node: &NodeProcess, before: Option<Followed>) -> Followed {
-        let windows = Windows::of(node);
+    async fn follow(&self, name: &Arc<str>, node: &Arc<NodeProcess>, before: Option<Followed>) -> Followed {
+        // What goes on reads the files of this process from now on, and not those of the one that is gone.
+        let root = match &before {
+            Some(before) => {
+                before.root.move_to(&node.root());
+                before.root.clone()
+            }
+            None => node.root(),
+        };
+        let windows = Windows::beneath(node, &root);
         let run = &self.sections.run;
         tracing::info!(
             node = %name, pid = node.pid,
@@ -227,8 +235,8 @@ impl Starter {
             log = Look::take_over(before.log, before.windows.log == windows.log).await;
             ipc = Look::take_over(before.ipc, before.windows.ipc == windows.ipc).await;
         }
-        let (pid, started, program) = (node.pid, node.started, node.file);
-        let mut followed = Followed { pid, started, program, gone_since: None, windows, rpc, log, ipc };
+        let process = node.clone();
+        let mut followed = Followed { process, gone_since: None, root, windows, rpc, log, ipc };
         self.start(name, &mut followed);
         followed
     }
@@ -297,14 +305,6 @@ impl Starter {
 }
 
 impl Followed {
-    fn is(&self, node: &NodeProcess) -> bool {
-        (self.pid, self.started) == (node.pid, node.started)
-    }
-
-    fn met(&self) -> Met {
-        Met { pid: self.pid, started: self.started, file: self.program }
-    }
-
     async fn end(self) {
         tokio::join!(end(self.rpc), end(self.log), end(self.ipc));
     }
@@ -331,21 +331,31 @@ fn shown<T>(window: Option<&Result<T, Closed>>, open: impl Fn(&T) -> String) -> 
     match window {
         None => "not asked for".into(),
         Some(Ok(window)) => open(window),
-        Some(Err(closed)) => format!("{closed}; in bitcoin.conf: {}", closed.lines()),
+        Some(Err(closed)) => format!("{closed}; {}", closed.fix()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use peer_observer_node::discover;
+    use peer_observer_node::watch::{NodeWatcher, Selection};
+
     use super::*;
 
-    /// A follower whose rpc extractors end at once, as their login is half a one.
+    /// A follower whose rpc extractors end at once, as their login is half a one. It finds no node by itself.
     fn follower() -> Follower {
         let mut sections = Sections::default();
         sections.rpc.rpc_user = Some("u".into());
         (sections.run.no_log, sections.run.no_ipc) = (true, true);
-        let names = Arc::new(Names::new(Vec::new()));
-        Follower::new(Bus::in_process(), sections, names, rpc::Page::default(), CancellationToken::new())
+        let nobody = Selection { pid_file: Some("/nonexistent".into()), ..Selection::default() };
+        let watcher = Arc::new(NodeWatcher::start(nobody).unwrap());
+        let nodes = Nodes { names: Arc::new(Names::new(Vec::new())), watcher };
+        Follower::new(Bus::in_process(), sections, nodes, rpc::Page::default(), CancellationToken::new())
+    }
+
+    async fn meet(follower: &mut Follower, node: &Arc<NodeProcess>) {
+        follower.running = [(node.pid, node.clone())].into();
+        follower.meet().await;
     }
 
     fn look(follower: &Follower) -> &Look {
@@ -359,35 +369,47 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_node_that_was_met_is_one_whatever_its_program_is_called_by_now() {
-        let own = discover::process(std::process::id()).unwrap();
-        let met = Met { pid: own.pid, started: own.started, file: own.file };
-        let is_found =
-            |met: &[Met]| nodes(&ebpf::Config::default(), met).iter().any(|node| node.pid == own.pid);
-        assert_eq!((is_found(&[]), is_found(&[met])), (false, true));
+    fn own() -> NodeProcess {
+        discover::process(std::process::id()).unwrap()
     }
 
     #[tokio::test]
     async fn what_looks_into_a_node_and_ended_begins_again_with_the_node() {
-        let node = discover::process(std::process::id()).unwrap();
+        let node = Arc::new(own());
         let mut follower = follower();
-        follower.meet(std::slice::from_ref(&node)).await;
+        meet(&mut follower, &node).await;
         until_it_ends(&follower).await;
         let begun = look(&follower).begun;
-        let restarted = NodeProcess { started: node.started + 1, ..node };
-        follower.meet(&[restarted]).await;
+        let restarted = NodeProcess { started: node.started + 1, ..own() };
+        meet(&mut follower, &Arc::new(restarted)).await;
         assert!(look(&follower).begun > begun);
         assert_eq!(look(&follower).again, 0);
     }
 
+    #[tokio::test]
+    async fn files_are_those_of_the_process_that_runs_now() {
+        let mut follower = follower();
+        let in_container = NodeProcess { shares_mounts: false, ..own() };
+        meet(&mut follower, &Arc::new(in_container.clone())).await;
+        let access = |follower: &Follower| {
+            let followed = follower.followed.values().next().unwrap();
+            followed.windows.log.as_ref().unwrap().access.clone()
+        };
+        let before = access(&follower);
+        assert!(before.is_elsewhere());
+        let outside = NodeProcess { started: in_container.started + 1, shares_mounts: true, ..own() };
+        meet(&mut follower, &Arc::new(outside)).await;
+        assert!(!before.is_elsewhere(), "who reads its log goes on with the new process");
+        assert_eq!(access(&follower), before);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_looks_into_a_node_and_ends_again_and_again_is_started_less_and_less_often() {
-        let node = discover::process(std::process::id()).unwrap();
+        let node = Arc::new(own());
         let mut follower = follower();
         let mut starts = Vec::new();
         for second in 0..20_000_u64 {
-            follower.meet(std::slice::from_ref(&node)).await;
+            meet(&mut follower, &node).await;
             until_it_ends(&follower).await;
             if starts.len() as u32 == look(&follower).again {
                 starts.push(second);

@@ -1,23 +1,37 @@
 //! Opens files that a node names, as far as the node's own user may read them.
 //!
-//! peer-observer may read what others may not, and what a process says of itself is up to whoever started it: a "node" with
-//! -rpccookiefile=/etc/shadow would be sent that file as a login. So what the node could not open is not opened for it. Links are
-//! followed within the node's file system, as the node would.
+//! This program may read what others may not, and what a process says of itself is up to whoever started it: a "node" with
+//! `-rpccookiefile=/etc/shadow` would be sent that file as a login. So a file that the node's user could not open is not
+//! opened for it.
+//!
+//! A path is walked one component at a time, each opened relative to the descriptor of the one before, and what is checked is
+//! the descriptor. Renaming or replacing a component during the walk therefore changes which file is found, never which
+//! checks it passed. Links are resolved here, within the node's own root directory: the kernel would resolve an absolute link
+//! of a container in our root.
 
 use std::collections::VecDeque;
-use std::ffi::OsString;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::discover::FileId;
+use rustix::fs::{CWD, Mode, OFlags};
 
+use crate::filesystem::{self, Stat};
+use crate::process::{FileId, ProcessDir, READ, SEARCH, User, WRITE};
+
+/// Longer paths are refused, bytes: PATH_MAX (linux/limits.h).
+pub const MAX_PATH: usize = 4096;
 /// Links that are followed on the way to a file, as the kernel limits them (path_resolution(7)).
 const MAX_LINKS: usize = 40;
-/// Bits of a mode (inode(7)).
-const READ: u32 = 4;
-const SEARCH: u32 = 1;
+/// Components that are walked at most, those of links included: as many as fit into 40 paths.
+const MAX_STEPS: usize = MAX_LINKS * MAX_PATH / 2;
 
 /// Why a file is not opened for a node, though this process might open it.
 #[derive(Debug, thiserror::Error)]
@@ -31,212 +45,329 @@ pub fn is_denied_to_node(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|reason| reason.is::<NotForNode>())
 }
 
-/// A user, as far as files ask who somebody is.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct User {
-    /// User id.
-    pub uid: u32,
-    /// Group ids.
-    pub gids: Vec<u32>,
+/// Where the file system of a node begins. All clones are the same root: a node that was started again is another process with
+/// another root, and whoever reads its files goes on there.
+#[derive(Clone)]
+pub struct Root(Arc<Mutex<Start>>);
+
+#[derive(Clone)]
+enum Start {
+    /// A folder, `/` for a node that has our own root and mounts.
+    Folder(PathBuf),
+    /// The root of a process in a mount namespace of its own.
+    Process(Arc<ProcessDir>),
 }
 
-impl User {
-    /// The user that a process runs as; nothing when there is no such process.
-    pub fn of_process(pid: u32) -> Option<Self> {
-        Self::of_status(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
-    }
-
-    /// From /proc/PID/status (proc_pid_status(5)): real, effective, saved and file system id; then other groups.
-    fn of_status(status: &str) -> Option<Self> {
-        let numbers = |name: &str| -> Option<Vec<u32>> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            line.split_whitespace().map(|id| id.parse().ok()).collect()
-        };
-        let uid = *numbers("Uid:")?.get(3)?;
-        let mut gids = vec![*numbers("Gid:")?.get(3)?];
-        gids.extend(numbers("Groups:").unwrap_or_default());
-        Some(User { uid, gids })
-    }
-
-    fn may(&self, what: u32, meta: &Metadata) -> bool {
-        let shift = match () {
-            () if self.uid == 0 => return true,
-            () if meta.uid() == self.uid => 6,
-            () if self.gids.contains(&meta.gid()) => 3,
-            () => 0,
-        };
-        meta.mode() >> shift & what != 0
+impl fmt::Debug for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.start() {
+            Start::Folder(folder) => folder.fmt(f),
+            Start::Process(process) => write!(f, "root of process {}", process.pid()),
+        }
     }
 }
 
-/// The right of a node's user to read, in the file system that the node sees.
-#[derive(Debug, Clone, PartialEq, Eq)]
+impl Root {
+    /// A folder of our own file system.
+    pub fn folder(folder: impl Into<PathBuf>) -> Self {
+        Root(Arc::new(Mutex::new(Start::Folder(folder.into()))))
+    }
+
+    /// The root of a process, which stays the one it is when another process gets its id.
+    pub fn of_process(process: Arc<ProcessDir>) -> Self {
+        Root(Arc::new(Mutex::new(Start::Process(process))))
+    }
+
+    /// From now on this root, and all clones of it, are where `other` is.
+    pub fn move_to(&self, other: &Root) {
+        let start = other.start();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = start;
+    }
+
+    fn start(&self) -> Start {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The node sees other files than this process: it is in a container, or in a mount namespace of its own.
+    pub fn is_elsewhere(&self) -> bool {
+        !matches!(self.start(), Start::Folder(folder) if folder == Path::new("/"))
+    }
+}
+
+impl Start {
+    fn open(&self) -> io::Result<OwnedFd> {
+        match self {
+            Start::Folder(folder) => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                Ok(rustix::fs::openat(CWD, folder, flags, Mode::empty())?)
+            }
+            // A process that is gone has no files any more.
+            Start::Process(process) => process.root().map_err(|_| io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Refuses files on file systems that hold no files of users.
+    fn check(&self, stat: &Stat) -> io::Result<()> {
+        match self {
+            Start::Folder(_) => filesystem::check_ours(stat),
+            Start::Process(process) => filesystem::check_in(stat, process),
+        }
+    }
+}
+
+/// The right of a node's user to read, in the file system that the node sees. Paths are those that the node sees.
+#[derive(Debug, Clone)]
 pub struct Access {
     user: User,
-    /// Where that file system begins: `/`, or `/proc/PID/root`.
-    root: PathBuf,
+    root: Root,
 }
 
+impl PartialEq for Access {
+    /// The same user in the same place.
+    fn eq(&self, other: &Self) -> bool {
+        self.user == other.user && self.root.is_elsewhere() == other.root.is_elsewhere()
+    }
+}
+
+impl Eq for Access {}
+
+/// What an [`Access`] found at a path.
+#[derive(Debug)]
+struct Found {
+    file: OwnedFd,
+    stat: Stat,
+}
+
+/// An entry of a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: OsString,
+    /// It is a regular file, and not a link to one.
+    pub is_file: bool,
+    /// Last change of its content.
+    pub modified: SystemTime,
+}
+
+/// A step of the walk, for tests that change something in between.
+#[cfg(test)]
+type OnStep<'a> = &'a mut dyn FnMut(&OsStr);
+
 impl Access {
-    /// What `user` may read beneath `root`.
+    /// What `user` may read beneath the folder `root`.
     pub fn new(user: User, root: PathBuf) -> Self {
+        Access { user, root: Root::folder(root) }
+    }
+
+    /// What `user` may read beneath `root`.
+    pub fn beneath(user: User, root: Root) -> Self {
         Access { user, root }
     }
 
     /// Id of the user.
     pub fn uid(&self) -> u32 {
-        self.user.uid
+        self.user.uid()
     }
 
     /// The user sees other files than this process: it is in a container.
     pub fn is_elsewhere(&self) -> bool {
-        self.root != Path::new("/")
+        self.root.is_elsewhere()
     }
 
-    /// The file that has this absolute path where the user is, as this process names it.
-    pub fn path(&self, path: &Path) -> PathBuf {
-        self.root.join(path.strip_prefix("/").unwrap_or(path))
-    }
-
-    /// Opens a regular file beneath the root, without waiting for anybody.
+    /// Opens a regular file for reading, without waiting for anybody.
     ///
     /// # Errors
-    /// When it cannot be opened, or the user could not open it.
+    /// When it cannot be opened, is no regular file, or the user could not open it.
     pub fn open(&self, path: &Path) -> io::Result<File> {
-        let (path, meta) = self.resolve(path)?;
-        if !meta.is_file() {
+        self.open_found(self.find(path)?)
+    }
+
+    fn open_found(&self, found: Found) -> io::Result<File> {
+        if !found.stat.is_file() {
             return Err(io::Error::other("it is no regular file"));
         }
-        if !self.user.may(READ, &meta) {
+        if !self.may(READ, &found.stat) {
             return Err(self.denied());
         }
-        let file =
-            OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path)?;
-        let opened = file.metadata()?;
-        // Somebody may have put another in its place since it was looked at.
-        if (opened.dev(), opened.ino()) != (meta.dev(), meta.ino()) {
-            return Err(io::ErrorKind::Interrupted.into());
+        reopen(&found.file)
+    }
+
+    /// What stands at this path, links followed.
+    ///
+    /// # Errors
+    /// When there is nothing, or the user could not find it.
+    pub fn id(&self, path: &Path) -> io::Result<FileId> {
+        Ok(self.find(path)?.stat.id)
+    }
+
+    /// Identity of the folder at this path, if it is the user's own: he owns it, or may write to it.
+    ///
+    /// # Errors
+    /// When there is nothing, or the user could not find it.
+    pub fn own_folder(&self, path: &Path) -> io::Result<Option<FileId>> {
+        let stat = self.find(path)?.stat;
+        let is_own = stat.uid == self.user.uid() || self.may(WRITE, &stat);
+        Ok((stat.is_folder() && is_own).then_some(stat.id))
+    }
+
+    /// The entries of a folder, at most `limit` of them.
+    ///
+    /// # Errors
+    /// When it is no folder, or the user may not list it.
+    pub fn list(&self, path: &Path, limit: usize) -> io::Result<Vec<Entry>> {
+        let found = self.find(path)?;
+        if !found.stat.is_folder() {
+            return Err(io::ErrorKind::NotADirectory.into());
         }
-        Ok(file)
+        if !self.may(READ, &found.stat) {
+            return Err(self.denied());
+        }
+        entries(&reopen(&found.file)?, limit)
+    }
+
+    /// Opens a socket to connect to: not the path, which could lead elsewhere by then, but `/proc/self/fd/` and this descriptor.
+    ///
+    /// # Errors
+    /// When there is none, or the user could not connect to it.
+    pub fn socket(&self, path: &Path) -> io::Result<OwnedFd> {
+        let found = self.find(path)?;
+        if !found.stat.is_socket() {
+            return Err(io::Error::other("it is no socket"));
+        }
+        if !self.may(WRITE, &found.stat) {
+            return Err(self.denied());
+        }
+        Ok(found.file)
+    }
+
+    fn may(&self, what: u32, stat: &Stat) -> bool {
+        self.user.may(what, stat.uid, stat.gid, stat.mode)
     }
 
     fn denied(&self) -> io::Error {
-        io::Error::new(io::ErrorKind::PermissionDenied, NotForNode { uid: self.user.uid })
+        io::Error::new(io::ErrorKind::PermissionDenied, NotForNode { uid: self.user.uid() })
     }
 
-    /// The file without links on the way, and what it is. Every folder on the way must be open to the user.
-    fn resolve(&self, path: &Path) -> io::Result<(PathBuf, Metadata)> {
-        let beneath = path.strip_prefix(&self.root).map_err(io::Error::other)?;
-        let mut left = words(beneath);
-        let mut at = PathBuf::new();
+    fn find(&self, path: &Path) -> io::Result<Found> {
+        self.walk(
+            path,
+            #[cfg(test)]
+            &mut |_| (),
+        )
+    }
+
+    /// Walks to a file. Every folder on the way must be open to the user.
+    fn walk(&self, path: &Path, #[cfg(test)] on_step: OnStep<'_>) -> io::Result<Found> {
+        if path.as_os_str().len() > MAX_PATH {
+            return Err(io::ErrorKind::InvalidFilename.into());
+        }
+        let start = self.root.start();
+        let mut left = components(path);
+        // The folders from the root to here.
+        let mut above = vec![found(start.open()?)?];
+        start.check(&above[0].stat)?;
         let mut links = 0;
-        let mut meta = fs::metadata(&self.root)?;
-        while let Some(word) = left.pop_front() {
-            if word == ".." {
-                at.pop();
-                meta = fs::symlink_metadata(self.root.join(&at))?;
+        for _ in 0..MAX_STEPS {
+            let Some(name) = left.pop_front() else { break };
+            #[cfg(test)]
+            on_step(&name);
+            // The root is its own parent.
+            if name == ".." {
+                if above.len() > 1 {
+                    above.pop();
+                }
                 continue;
             }
-            if !self.user.may(SEARCH, &meta) {
+            let [.., folder] = above.as_slice() else { return Err(io::ErrorKind::NotFound.into()) };
+            if !folder.stat.is_folder() {
+                return Err(io::ErrorKind::NotADirectory.into());
+            }
+            if !self.may(SEARCH, &folder.stat) {
                 return Err(self.denied());
             }
-            at.push(&word);
-            meta = fs::symlink_metadata(self.root.join(&at))?;
-            if !meta.is_symlink() {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let next = found(rustix::fs::openat(&folder.file, &name, flags, Mode::empty())?)?;
+            if next.stat.mount != folder.stat.mount {
+                start.check(&next.stat)?;
+            }
+            if !next.stat.is_link() {
+                above.push(next);
                 continue;
             }
             links += 1;
             if links > MAX_LINKS {
                 return Err(io::Error::other("too many links"));
             }
-            let target = fs::read_link(self.root.join(&at))?;
-            at.pop();
+            let target = rustix::fs::readlinkat(&next.file, "", Vec::new())?;
+            let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
             if target.is_absolute() {
-                at = PathBuf::new();
+                above.truncate(1);
             }
-            let mut words = words(&target);
-            words.append(&mut left);
-            left = words;
-            meta = fs::metadata(self.root.join(&at))?;
+            for name in components(&target).into_iter().rev() {
+                left.push_front(name);
+            }
         }
-        Ok((self.root.join(at), meta))
+        match (left.is_empty(), above.pop()) {
+            (true, Some(last)) => Ok(last),
+            _ => Err(io::Error::other("its path is too long")),
+        }
     }
 }
 
-/// The parts of a path, from its root if it has one.
-fn words(path: &Path) -> VecDeque<OsString> {
+fn found(file: OwnedFd) -> io::Result<Found> {
+    let stat = filesystem::stat(file.as_fd())?;
+    Ok(Found { file, stat })
+}
+
+/// Opens what is open as a path only, for reading. It is the same file, whatever has its name by now.
+fn reopen(file: &OwnedFd) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// The parts of a path, without its root.
+fn components(path: &Path) -> VecDeque<OsString> {
     let parts = path.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
     parts.map(|part| part.as_os_str().to_owned()).collect()
 }
 
-/// Whether two paths lead to the same file.
-pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
-    FileId::of(one).is_some_and(|id| FileId::of(other) == Some(id))
+fn entries(folder: &File, limit: usize) -> io::Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for entry in rustix::fs::Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if name == "." || name == ".." {
+            continue;
+        }
+        if entries.len() == limit {
+            break;
+        }
+        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+        let Ok(stat) = rustix::fs::statat(folder, name, flags) else { continue };
+        entries.push(Entry {
+            name: name.to_owned(),
+            is_file: rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file(),
+            modified: modified(&stat),
+        });
+    }
+    Ok(entries)
+}
+
+/// A time before 1970 counts as 1970.
+fn modified(stat: &rustix::fs::Stat) -> SystemTime {
+    let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
+    UNIX_EPOCH + Duration::new(seconds.min(1 << 40), stat.st_mtime_nsec as u32)
+}
+
+/// The entries of a folder that this process may read itself, at most `limit` of them.
+///
+/// # Errors
+/// When it is no folder, or may not be read.
+pub(crate) fn list_own(folder: &Path, limit: usize) -> io::Result<Vec<Entry>> {
+    entries(&File::open(folder)?, limit)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
-
-    use super::*;
-
-    /// The user of this test, as it would be without root's rights.
-    fn me(folder: &Path) -> User {
-        let meta = fs::metadata(folder).unwrap();
-        // Root may do anything; as somebody else, group and others count.
-        match meta.uid() {
-            0 => User { uid: 12_345, gids: vec![meta.gid()] },
-            uid => User { uid, gids: vec![meta.gid()] },
-        }
-    }
-
-    #[test]
-    fn only_what_the_user_may_read_is_opened() {
-        let folder = tempfile::tempdir().unwrap();
-        let (user, inner, file) =
-            (me(folder.path()), folder.path().join("inner"), folder.path().join("inner/file"));
-        fs::create_dir(&inner).unwrap();
-        fs::write(&file, "x").unwrap();
-        symlink("inner/file", folder.path().join("relative")).unwrap();
-        symlink("/inner/file", folder.path().join("absolute")).unwrap();
-        symlink("loop", folder.path().join("loop")).unwrap();
-        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-        set(folder.path(), 0o755);
-        let access = Access::new(user, folder.path().into());
-        let opens = |name: &str| access.open(&folder.path().join(name)).is_ok();
-        for (folder_mode, file_mode, expected) in [
-            (0o755, 0o644, true),
-            (0o700, 0o600, false),
-            (0o750, 0o640, true),
-            (0o755, 0o000, false),
-            (0o000, 0o644, false),
-        ] {
-            set(&file, file_mode);
-            set(&inner, folder_mode);
-            // Of an own file the owner's bits count.
-            let expected = expected || (access.user.uid != 12_345 && folder_mode == 0o700);
-            for name in ["inner/file", "relative", "absolute", "inner/../inner/file"] {
-                let opened = access.open(&folder.path().join(name));
-                let denied = opened.as_ref().is_err_and(is_denied_to_node);
-                assert_eq!(
-                    (opened.is_ok(), denied),
-                    (expected, !expected),
-                    "{name} {folder_mode:o} {file_mode:o}"
-                );
-            }
-        }
-        set(&inner, 0o755);
-        for name in ["loop", "inner", "missing", "inner/missing/file", "../.."] {
-            assert!(!opens(name), "{name}");
-        }
-        assert!(access.open(Path::new("/etc/passwd")).is_err(), "it is not beneath the root");
-    }
-
-    #[test]
-    fn the_user_of_a_process_is_in_its_status() {
-        let status = "Name:\tb-\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t9 10 \n";
-        assert_eq!(User::of_status(status), Some(User { uid: 4, gids: vec![8, 9, 10] }));
-        assert_eq!(User::of_status("Uid:\tx\n"), None);
-        assert!(User::of_process(std::process::id()).is_some());
-    }
-}
+mod tests;

@@ -97,14 +97,28 @@ impl TryFrom<String> for NodeName {
     }
 }
 
-/// What makes a node the same after a restart.
+/// Nodes of one user, other than root, that get names of their own.
+const MAX_NAMES_OF_USER: usize = 64;
+/// Nodes that get names of their own.
+const MAX_NAMES: usize = 1024;
+
+/// What makes a node the same after a restart: who runs it, and where. A user's process cannot be another user's node by
+/// naming its data directory.
 #[derive(Debug, PartialEq, Eq, Hash)]
-enum Place {
-    Directory(FileId),
+struct Place {
+    owner: u32,
+    datadir: Datadir,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Datadir {
+    /// A directory that belongs to the node's user.
+    Own(FileId),
+    /// The path of any other.
     Path(PathBuf),
 }
 
-/// Gives names to nodes, to all who ask the same ones.
+/// Gives names to nodes, to all who ask the same ones. A name that was given is not given to another node.
 #[derive(Debug, Default)]
 pub struct Names {
     asked_for: Vec<NodeName>,
@@ -118,35 +132,49 @@ impl Names {
     }
 
     /// The name of a node: the one asked for; else its network, or the last part of a data directory of its own; with a number
-    /// behind when another node has that name.
+    /// behind when another node has that name. A name is for one node: a data directory counts only if it belongs to the user
+    /// who runs the node. One user's nodes beyond the first 64 share a name.
     pub fn name(&self, node: &NodeProcess) -> Arc<str> {
-        let asked_for = self.asked_for.iter().find(|n| match &n.key {
-            NodeKey::Pid(pid) => *pid == node.pid,
-            NodeKey::Datadir(dir) => *dir == node.datadir,
-        });
-        if let Some(asked_for) = asked_for {
+        let of_pid = |name: &&NodeName| name.key == NodeKey::Pid(node.pid);
+        if let Some(asked_for) = self.asked_for.iter().find(of_pid) {
             return asked_for.name.as_str().into();
         }
-        let key = match node.datadir_id {
-            Some(id) => Place::Directory(id),
-            None => Place::Path(node.datadir.clone()),
+        let datadir = match node.datadir_id {
+            Some(id) => Datadir::Own(id),
+            None => Datadir::Path(node.datadir.clone()),
         };
+        let place = Place { owner: node.owner, datadir };
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(name) = given.get(&key) {
+        if let Some(name) = given.get(&place) {
             return name.clone();
         }
-        let base = if node.default_datadir { None } else { node.datadir.file_name() };
-        let base =
-            base.map_or_else(|| node.network.as_str().to_owned(), |n| n.to_string_lossy().into_owned());
+        let of_owner = given.keys().filter(|place| place.owner == node.owner).count();
+        if node.owner != 0 && (of_owner >= MAX_NAMES_OF_USER || given.len() >= MAX_NAMES) {
+            return format!("nodes-of-user-{}", node.owner).into();
+        }
+        let is_asked_for = |name: &&NodeName| match &name.key {
+            NodeKey::Pid(_) => false,
+            NodeKey::Datadir(dir) => *dir == node.datadir && node.datadir_id.is_some(),
+        };
+        let asked_for = self.asked_for.iter().find(is_asked_for).map(|name| name.name.clone());
+        let own = node.datadir.file_name().filter(|_| !node.default_datadir);
+        let base = match (&asked_for, node.datadir_id, own) {
+            (Some(name), ..) => name.clone(),
+            // What a user says of a directory that is not his own names nobody.
+            (None, None, _) if node.owner != 0 => format!("{}-user-{}", node.network.as_str(), node.owner),
+            (None, _, Some(last)) => last.to_string_lossy().into_owned(),
+            (None, _, None) => node.network.as_str().to_owned(),
+        };
         let taken = |name: &str| {
-            given.values().any(|n| **n == *name) || self.asked_for.iter().any(|n| n.name == name)
+            given.values().any(|n| **n == *name)
+                || (asked_for.as_deref() != Some(name) && self.asked_for.iter().any(|n| n.name == name))
         };
         let name = (1..)
             .map(|i| if i == 1 { with_end(&base, "") } else { with_end(&base, &format!("-{i}")) })
             .find(|name| !taken(name))
             .unwrap_or(base);
         let name: Arc<str> = name.into();
-        given.insert(key, name.clone());
+        given.insert(place, name.clone());
         name
     }
 }
@@ -162,20 +190,20 @@ mod tests {
     use std::os::unix::ffi::OsStringExt;
 
     use super::*;
+    use crate::discover::process;
     use crate::p2p::Network;
 
+    /// Directories have numbers made of their paths here.
     fn node(pid: u32, datadir: &str, default_datadir: bool) -> NodeProcess {
+        let inode = datadir.bytes().fold(7, |hash: u64, byte| hash.wrapping_mul(31) + u64::from(byte));
         NodeProcess {
             pid,
-            started: 1,
-            exe: "/usr/bin/bitcoind".into(),
-            file: FileId { device: 1, inode: 1 },
             datadir: datadir.into(),
-            datadir_id: None,
+            datadir_id: Some(FileId { device: 1, inode }),
             default_datadir,
             network: Network::Signet,
-            user: Default::default(),
-            settings: Default::default(),
+            owner: 1000,
+            ..process(std::process::id()).unwrap()
         }
     }
 
@@ -210,7 +238,7 @@ mod tests {
         // Each byte that is no text becomes three.
         let odd = |parent: &str| {
             let last = std::ffi::OsString::from_vec(vec![0xff; 255]);
-            NodeProcess { datadir: PathBuf::from(parent).join(last), ..node(1, "", false) }
+            NodeProcess { datadir: PathBuf::from(parent).join(last), ..node(1, parent, false) }
         };
         let [one, other] = ["/a", "/b"].map(|parent| names.name(&odd(parent)));
         assert_ne!(one, other);
@@ -230,5 +258,51 @@ mod tests {
         assert_eq!(&*names.name(&in_container(1, 1)), "bitcoin");
         assert_eq!(&*names.name(&in_container(2, 2)), "bitcoin-2");
         assert_eq!(&*names.name(&in_container(3, 1)), "bitcoin");
+    }
+
+    #[test]
+    fn stranger_takes_no_name_of_the_owner() {
+        let stranger = |datadir: &str, default| NodeProcess {
+            owner: 666,
+            datadir_id: None,
+            ..node(9, datadir, default)
+        };
+        // Whoever comes first.
+        for stranger_first in [true, false] {
+            let names = Names::new(vec!["/srv/c=carol".parse().unwrap()]);
+            let cases = [
+                ("/home/a/.bitcoin", true, "signet"),
+                ("/srv/c", false, "carol"),
+                ("/srv/alice", false, "alice"),
+            ];
+            for (datadir, default, expected) in cases {
+                if stranger_first {
+                    names.name(&stranger(datadir, default));
+                }
+                assert_eq!(&*names.name(&node(1, datadir, default)), expected);
+                let its = names.name(&stranger(datadir, default));
+                assert!(its.starts_with("signet-user-666"), "{its}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_of_one_user_are_bounded() {
+        let names = Names::new(Vec::new());
+        let base = node(1, "", false);
+        for i in 0..10_000 {
+            let datadir_id = Some(FileId { device: 2, inode: i });
+            names.name(&NodeProcess { datadir: format!("/data/{i}").into(), datadir_id, ..base.clone() });
+        }
+        assert_eq!(names.given.lock().unwrap().len(), MAX_NAMES_OF_USER);
+        assert_eq!(&*names.name(&node(1, "/data/new", false)), "nodes-of-user-1000");
+        let first = NodeProcess {
+            datadir: "/data/7".into(),
+            datadir_id: Some(FileId { device: 2, inode: 7 }),
+            ..base.clone()
+        };
+        assert_eq!(&*names.name(&first), "7", "a name that was given stays");
+        let other = NodeProcess { owner: 1001, ..node(1, "/data/new", false) };
+        assert_eq!(&*names.name(&other), "new");
     }
 }

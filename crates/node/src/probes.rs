@@ -3,14 +3,16 @@
 //! A tracepoint (USDT) is a note in the section `.note.stapsdt`: where the probe is, where its semaphore is, its provider, name
 //! and argument forms. Format: <https://sourceware.org/systemtap/wiki/UserSpaceProbeImplementation>
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
 use object::read::elf::{FileHeader, SectionHeader};
 use object::{Endianness, elf};
 
+use crate::discover::NodeProcess;
 use crate::hit::Tracepoint;
+use crate::regular;
 
 /// Notes of a binary are small; a larger section is not a node's.
 const MAX_NOTES: u64 = 16 << 20;
@@ -38,10 +40,14 @@ pub enum Error {
     },
 }
 
+/// Places of one tracepoint in a program, at most. Bitcoin Core has one or two of each; the compiler may copy some.
+pub const MAX_PLACES: usize = 32;
+
 /// The tracepoints of a binary.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Probes {
-    known: BTreeSet<Tracepoint>,
+    /// With the number of places where each is.
+    known: BTreeMap<Tracepoint, usize>,
     any: bool,
 }
 
@@ -52,8 +58,17 @@ impl Probes {
     /// When the file cannot be read or is no 64-bit ELF file.
     pub fn of_binary(path: &Path) -> Result<Self, Error> {
         let file =
-            File::open(path).map_err(|source| Error::Read { path: path.display().to_string(), source })?;
+            regular::open(path).map_err(|source| Error::Read { path: path.display().to_string(), source })?;
         Probes::of_file(file, path)
+    }
+
+    /// Reads the notes of the program that a node runs.
+    ///
+    /// # Errors
+    /// When it cannot be read or is no 64-bit ELF file.
+    pub fn of_node(node: &NodeProcess) -> Result<Self, Error> {
+        let failed = |source| Error::Read { path: node.exe.display().to_string(), source };
+        Probes::of_file(node.open_program().map_err(failed)?, &node.exe)
     }
 
     /// Reads the notes of a binary that is open. `path` is for people.
@@ -75,12 +90,23 @@ impl Probes {
 
     /// The binary has this tracepoint.
     pub fn has(&self, tracepoint: Tracepoint) -> bool {
-        self.known.contains(&tracepoint)
+        self.known.contains_key(&tracepoint)
     }
 
     /// Tracepoints that we know and the binary has.
     pub fn known(&self) -> impl Iterator<Item = Tracepoint> + '_ {
-        self.known.iter().copied()
+        self.known.keys().copied()
+    }
+
+    /// In how many places of the binary this tracepoint is. A place may have another form of arguments than any other, and the
+    /// kernel's programs have room for a number of forms.
+    pub fn places(&self, tracepoint: Tracepoint) -> usize {
+        self.known.get(&tracepoint).copied().unwrap_or(0)
+    }
+
+    /// A tracepoint that is in more places than any node has.
+    pub fn excessive(&self) -> Option<Tracepoint> {
+        self.known.iter().find(|(_, places)| **places > MAX_PLACES).map(|(tracepoint, _)| *tracepoint)
     }
 
     /// The binary has tracepoints, known to us or not.
@@ -151,7 +177,9 @@ fn parse<'a, R: object::ReadRef<'a>>(data: R) -> object::Result<Probes> {
             let found = Tracepoint::ALL
                 .iter()
                 .find(|t| t.provider().as_bytes() == provider && t.name().as_bytes() == name);
-            probes.known.extend(found);
+            if let Some(found) = found {
+                *probes.known.entry(*found).or_default() += 1;
+            }
         }
     }
     Ok(probes)

@@ -6,23 +6,65 @@
 
 use std::fmt;
 
+use crate::access::MAX_PATH;
 use crate::p2p::Network;
 
 /// Options that count in the section of a network only, unless it is the main one (`ArgsManager::NETWORK_ONLY`).
 const NETWORK_ONLY: [&str; 7] = ["addnode", "bind", "connect", "port", "rpcbind", "rpcport", "wallet"];
+
+/// Options that anything here asks for. Whoever starts a process chooses how many others there are, so those are not kept.
+const USED: [&str; 20] = [
+    "addnode",
+    "chain",
+    "conf",
+    "connect",
+    "datadir",
+    "debug",
+    "debuglogfile",
+    "includeconf",
+    "ipcbind",
+    "regtest",
+    "rpcallowip",
+    "rpcbind",
+    "rpccookiefile",
+    "rpcpassword",
+    "rpcport",
+    "rpcuser",
+    "server",
+    "signet",
+    "testnet",
+    "testnet4",
+];
+/// Values of these options that are kept of a command line, and of all files together.
+const MAX_VALUES: usize = 1000;
+
+/// Settings that are not those of a node that anybody runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Excess {
+    /// A value is longer than any path.
+    #[error("its -{0} is longer than {MAX_PATH} bytes")]
+    Value(&'static str),
+    /// There are too many values.
+    #[error("it has more than {MAX_VALUES} settings")]
+    Count,
+    /// Its command line or its files are too long to be read.
+    #[error("its {0} is longer than {1} bytes")]
+    Length(&'static str, u64),
+}
 
 /// Options of a node. Values can be secrets, so they are not printed.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     command_line: Vec<Setting>,
     file: Vec<Setting>,
+    excess: Option<Excess>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
 struct Setting {
     /// Of a file: the network's; empty where there is none.
-    section: String,
-    name: String,
+    section: &'static str,
+    name: &'static str,
     /// Nothing when it is negated: `-noNAME`, `noNAME=1`.
     value: Option<String>,
 }
@@ -42,10 +84,44 @@ impl Settings {
             let Some(option) = word.strip_prefix('-') else { continue };
             let option = option.strip_prefix('-').unwrap_or(option);
             let (name, value) = option.split_once('=').unwrap_or((option, ""));
-            let (name, value) = interpret(name, value);
-            settings.command_line.push(Setting { section: String::new(), name, value });
+            if let Some(setting) = settings.used("", name, value) {
+                settings.command_line.push(setting);
+            }
         }
         settings
+    }
+
+    /// Why these settings cannot be those of a node, if they cannot: some are missing here.
+    pub fn excess(&self) -> Option<Excess> {
+        self.excess
+    }
+
+    /// Notes that some settings could not be read.
+    pub fn exceed(&mut self, excess: Excess) {
+        self.excess.get_or_insert(excess);
+    }
+
+    /// A setting that is worth keeping. Notes what does not fit.
+    fn used(&mut self, section: &str, name: &str, value: &str) -> Option<Setting> {
+        let networks = Network::ALL.map(section_of);
+        let section = [""].into_iter().chain(networks).find(|known| *known == section)?;
+        let (name, is_negated) = interpret(name, value);
+        let name = USED.into_iter().find(|used| *used == name)?;
+        let value = match is_negated {
+            Negation::None => Some(value),
+            Negation::Off => None,
+            // -noNAME=0 is -NAME=1.
+            Negation::On => Some("1"),
+        };
+        if value.is_some_and(|value| value.len() > MAX_PATH) {
+            self.exceed(Excess::Value(name));
+            return None;
+        }
+        if self.command_line.len().max(self.file.len()) >= MAX_VALUES {
+            self.exceed(Excess::Count);
+            return None;
+        }
+        Some(Setting { section, name, value: value.map(str::to_owned) })
     }
 
     /// Adds those of a file. What was added before counts first.
@@ -64,8 +140,9 @@ impl Settings {
                 Some((own, name)) if section.is_empty() => (own, name),
                 _ => (section, name),
             };
-            let (name, value) = interpret(name, value.trim());
-            self.file.push(Setting { section: section.to_owned(), name, value });
+            if let Some(setting) = self.used(section, name, value.trim()) {
+                self.file.push(setting);
+            }
         }
     }
 
@@ -154,13 +231,21 @@ fn after_negation(values: &[Option<&str>]) -> usize {
     values.iter().rposition(Option::is_none).map_or(0, |i| i + 1)
 }
 
-/// Name and value of an option, where `noNAME` negates NAME (`InterpretKey`, `InterpretValue`).
-fn interpret(name: &str, value: &str) -> (String, Option<String>) {
+/// Whether an option was negated.
+enum Negation {
+    None,
+    /// `-noNAME`
+    Off,
+    /// `-noNAME=0`
+    On,
+}
+
+/// Name of an option, where `noNAME` negates NAME (`InterpretKey`, `InterpretValue`).
+fn interpret<'a>(name: &'a str, value: &str) -> (&'a str, Negation) {
     match name.strip_prefix("no") {
-        Some(name) if is_on(Some(value)) => (name.to_owned(), None),
-        // -noNAME=0 is -NAME=1.
-        Some(name) => (name.to_owned(), Some("1".to_owned())),
-        None => (name.to_owned(), Some(value.to_owned())),
+        Some(name) if is_on(Some(value)) => (name, Negation::Off),
+        Some(name) => (name, Negation::On),
+        None => (name, Negation::None),
     }
 }
 
@@ -270,6 +355,28 @@ mod tests {
         }
         assert!(settings("bitcoind\0-nodebuglogfile", "").is_negated("debuglogfile", Network::Mainnet));
         assert!(!settings("bitcoind", "").is_negated("debuglogfile", Network::Mainnet));
+    }
+
+    #[test]
+    fn only_used_settings_are_kept() {
+        let file = "=\n".repeat(100_000) + &"x=1\nnettype.rpcport=1\n[other]\nrpcport=5\n".repeat(1000);
+        let settings = settings("bitcoind\0-x\0-y=1\0-rpcport=3", &file);
+        assert_eq!((settings.command_line.len(), settings.file.len()), (1, 0));
+        assert_eq!((settings.excess(), settings.get("rpcport", Network::Mainnet)), (None, Some("3")));
+    }
+
+    #[test]
+    fn excessive_settings_are_named_and_bounded() {
+        let many = settings("", &"debug=net\n".repeat(100_000));
+        assert_eq!((many.file.len(), many.excess()), (MAX_VALUES, Some(Excess::Count)));
+        let many = settings(&"bitcoind\0-debug=net\0".repeat(10_000), "");
+        assert_eq!((many.command_line.len(), many.excess()), (MAX_VALUES, Some(Excess::Count)));
+        let path = "x".repeat(MAX_PATH + 1);
+        let long = settings(&format!("bitcoind\0-datadir={path}"), "");
+        assert_eq!((long.datadir(), long.excess()), (None, Some(Excess::Value("datadir"))));
+        assert!(long.excess().unwrap().to_string().contains("-datadir is longer than 4096"));
+        let long = settings("", &format!("rpccookiefile={}", &path[1..]));
+        assert_eq!(long.excess(), None, "the longest path");
     }
 
     #[test]

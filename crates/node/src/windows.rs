@@ -2,15 +2,15 @@
 //! at its start.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::access::{Access, is_same};
+use crate::access::{Access, Root};
 use crate::discover::{Network, NodeProcess};
 use crate::rpc::{Login, LoginFile};
-use crate::settings::section_of;
+use crate::settings::{Excess, section_of};
 use crate::sockets;
 
-/// Why a window is closed. [`Closed::lines`] would open it.
+/// Why an interface is closed. [`Closed::fix`] says what would open it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Closed {
     /// There is no RPC server.
@@ -25,12 +25,18 @@ pub enum Closed {
     /// There is no IPC socket.
     #[error("it does not listen for IPC")]
     NoIpc,
+    /// It is a program that runs with the rights of its owner, so nobody knows whose files it names.
+    #[error("its user or group ids differ")]
+    MixedUser,
+    /// Its settings are not those of a node that anybody runs.
+    #[error("{0}")]
+    Excess(Excess),
 }
 
 impl Closed {
-    /// The lines of bitcoin.conf that would open it.
-    pub fn lines(&self) -> String {
-        match self {
+    /// What would open it.
+    pub fn fix(&self) -> String {
+        let lines = match self {
             Closed::NoServer => "server=1".into(),
             Closed::InContainer(network) => in_section(
                 *network,
@@ -38,7 +44,10 @@ impl Closed {
             ),
             Closed::NoLog => "debuglogfile=debug.log".into(),
             Closed::NoIpc => "ipcbind=unix, of a bitcoin-node of Bitcoin Core 30 or later".into(),
-        }
+            Closed::MixedUser => return "run the node without set-user-ID, as one user".into(),
+            Closed::Excess(_) => return "shorten its command line and bitcoin.conf".into(),
+        };
+        format!("in bitcoin.conf: {lines}")
     }
 }
 
@@ -64,9 +73,9 @@ pub struct RpcWindow {
 /// The log of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogWindow {
-    /// The file as this process can open it.
+    /// The file as the node names it.
     pub path: PathBuf,
-    /// The file as the node names it, and its container's root in front where it has one of its own.
+    /// The same, and its container's root in front where it has one of its own.
     pub known_as: PathBuf,
     /// Who may read it.
     pub access: Access,
@@ -75,10 +84,10 @@ pub struct LogWindow {
 /// The IPC socket of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IpcWindow {
-    /// The socket as this process can connect to it.
+    /// The socket as the node names it.
     pub path: PathBuf,
-    /// Id of the user that the node runs as: who listens there as another one is somebody else.
-    pub uid: u32,
+    /// Who may connect to it. Who listens there as another user is somebody else.
+    pub access: Access,
 }
 
 /// The windows of a node.
@@ -93,9 +102,22 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Looks at a running node.
+    /// Looks at a running node, once.
     pub fn of(node: &NodeProcess) -> Self {
-        Windows { rpc: rpc(node), log: log(node), ipc: ipc(node) }
+        Self::beneath(node, &node.root())
+    }
+
+    /// Looks at a running node whose files are beneath `root`: with a root that was moved here from the node's run before,
+    /// whoever read the files of that run goes on with this one.
+    pub fn beneath(node: &NodeProcess, root: &Root) -> Self {
+        let closed = match (node.settings.excess(), node.access(root.clone())) {
+            (Some(excess), _) => Closed::Excess(excess),
+            (None, None) => Closed::MixedUser,
+            (None, Some(access)) => {
+                return Windows { rpc: rpc(node, &access), log: log(node, &access), ipc: ipc(node, &access) };
+            }
+        };
+        Windows { rpc: Err(closed.clone()), log: Err(closed.clone()), ipc: Err(closed) }
     }
 }
 
@@ -119,7 +141,7 @@ const fn default_rpc_port(network: Network) -> u16 {
     }
 }
 
-fn rpc(node: &NodeProcess) -> Result<RpcWindow, Closed> {
+fn rpc(node: &NodeProcess, access: &Access) -> Result<RpcWindow, Closed> {
     let network = node.network;
     let settings = &node.settings;
     // Bitcoin Core: bitcoind and bitcoin-node have it on unless they are told otherwise (bitcoind.cpp), those with windows do not.
@@ -142,8 +164,7 @@ fn rpc(node: &NodeProcess) -> Result<RpcWindow, Closed> {
         true => best_here(&bound),
         false => best_in_container(&bound, node.pid).ok_or(Closed::InContainer(network))?,
     };
-    let access = Access::new(node.user.clone(), root(node));
-    Ok(RpcWindow { host: host.to_string(), login: login(node), access })
+    Ok(RpcWindow { host: host.to_string(), login: login(node, access), access: access.clone() })
 }
 
 /// Address and port as `rpcbind` has them: `ADDRESS`, `ADDRESS:PORT`, `[ADDRESS]:PORT`.
@@ -178,7 +199,7 @@ fn best_in_container(bound: &[SocketAddr], pid: u32) -> Option<SocketAddr> {
 }
 
 /// The cookie, unless the node has a password instead (Bitcoin Core httprpc.cpp, `InitRPCAuthentication`).
-fn login(node: &NodeProcess) -> Option<Login> {
+fn login(node: &NodeProcess, access: &Access) -> Option<Login> {
     let settings = &node.settings;
     if let Some(password) = settings.get("rpcpassword", node.network).filter(|password| !password.is_empty())
     {
@@ -190,76 +211,53 @@ fn login(node: &NodeProcess) -> Option<Login> {
     }
     let file = settings.get("rpccookiefile", node.network).filter(|file| !file.is_empty());
     let file = network_folder(node).join(file.unwrap_or(".cookie"));
-    let (root, path) = seen_from_here(node, &file);
-    Some(Login::Cookie(LoginFile::of_node(path, Access::new(node.user.clone(), root))))
+    Some(Login::Cookie(LoginFile::of_node(file, access.clone())))
 }
 
-fn log(node: &NodeProcess) -> Result<LogWindow, Closed> {
+fn log(node: &NodeProcess, access: &Access) -> Result<LogWindow, Closed> {
     if node.settings.is_negated("debuglogfile", node.network) {
         return Err(Closed::NoLog);
     }
     let file = node.settings.get("debuglogfile", node.network).filter(|file| !file.is_empty());
     let file = network_folder(node).join(file.unwrap_or("debug.log"));
-    let (root, path) = seen_from_here(node, &file);
-    let known_as = match (&node.datadir_id, root == Path::new("/")) {
-        (_, true) | (None, _) => file,
+    let known_as = match (&node.datadir_id, node.shares_root) {
+        (_, true) | (None, _) => file.clone(),
         // Its path alone is that of other containers, too.
         (Some(id), false) => PathBuf::from(format!("/container-{}-{}", id.device, id.inode))
             .join(file.strip_prefix("/").unwrap_or(&file)),
     };
-    Ok(LogWindow { path, known_as, access: Access::new(node.user.clone(), root) })
+    Ok(LogWindow { path: file, known_as, access: access.clone() })
 }
 
 /// `unix` is node.sock in the folder of the network, `unix:PATH` another (Bitcoin Core src/ipc/process.cpp).
-fn ipc(node: &NodeProcess) -> Result<IpcWindow, Closed> {
+fn ipc(node: &NodeProcess, access: &Access) -> Result<IpcWindow, Closed> {
     let addresses = node.settings.all("ipcbind", node.network);
     let mut sockets = addresses.into_iter().filter_map(|address| match address {
         "unix" | "unix:" => Some("node.sock"),
         address => address.strip_prefix("unix:"),
     });
     let socket = sockets.next().ok_or(Closed::NoIpc)?;
-    let (_, path) = seen_from_here(node, &network_folder(node).join(socket));
-    Ok(IpcWindow { path, uid: node.user.uid })
-}
-
-/// Where the node's file system begins: the plain path, which is the same after a restart, unless it has one of its own.
-fn root(node: &NodeProcess) -> PathBuf {
-    let (ours, theirs) = (PathBuf::from("/"), node.host_path(Path::new("/")));
-    if is_same(&ours, &theirs) { ours } else { theirs }
-}
-
-/// Root and path by which this process gets to a file of the node. The plain path is better, where it leads there: it is the same
-/// after a restart.
-fn seen_from_here(node: &NodeProcess, file: &Path) -> (PathBuf, PathBuf) {
-    // The file, and its folders, may not be there yet.
-    let above = file.ancestors().skip(1).find(|folder| node.host_path(folder).exists());
-    if above.is_none_or(|folder| is_same(folder, &node.host_path(folder))) {
-        return (PathBuf::from("/"), file.to_path_buf());
-    }
-    (node.host_path(Path::new("/")), node.host_path(file))
+    Ok(IpcWindow { path: network_folder(node).join(socket), access: access.clone() })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
-    use crate::access::User;
-    use crate::discover::FileId;
+    use crate::access::MAX_PATH;
     use crate::settings::Settings;
 
     fn node(cmdline: &str, conf: &str) -> NodeProcess {
         let mut settings = Settings::of_command_line(format!("bitcoind\0{cmdline}").as_bytes());
         settings.add_file(conf);
         NodeProcess {
-            pid: std::process::id(),
-            started: 1,
             exe: "/usr/bin/bitcoind".into(),
-            file: FileId { device: 1, inode: 1 },
             datadir: "/nonexistent/data".into(),
-            datadir_id: None,
             default_datadir: false,
             network: settings.network().unwrap_or(Network::Mainnet),
-            user: User::default(),
             settings,
+            ..crate::discover::process(std::process::id()).unwrap()
         }
     }
 
@@ -313,13 +311,14 @@ mod tests {
     #[test]
     fn what_is_closed_is_said_with_what_would_open_it() {
         let windows = Windows::of(&node("-server=0\0-nodebuglogfile", ""));
-        assert_eq!(windows.rpc.unwrap_err().lines(), "server=1");
+        assert_eq!(windows.rpc.unwrap_err().fix(), "in bitcoin.conf: server=1");
         assert_eq!(windows.log, Err(Closed::NoLog));
         let with_windows = NodeProcess { exe: "/usr/bin/bitcoin-qt".into(), ..node("", "") };
         assert_eq!(Windows::of(&with_windows).rpc, Err(Closed::NoServer));
         let with_windows = NodeProcess { exe: "/usr/bin/bitcoin-qt".into(), ..node("", "server=1\n") };
         assert!(Windows::of(&with_windows).rpc.is_ok());
-        assert!(Closed::InContainer(Network::Signet).lines().starts_with("under [signet]: rpcbind"));
+        let in_container = Closed::InContainer(Network::Signet).fix();
+        assert!(in_container.starts_with("in bitcoin.conf: under [signet]: rpcbind"), "{in_container}");
     }
 
     #[test]
@@ -332,9 +331,17 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_the_same_file_system_has_its_plain_path() {
-        let folder = tempfile::tempdir().unwrap();
-        let there = NodeProcess { datadir: folder.path().into(), ..node("", "") };
-        assert_eq!(Windows::of(&there).log.unwrap().path, folder.path().join("debug.log"));
+    fn mixed_user_ids_close_every_interface() {
+        let windows = Windows::of(&NodeProcess { user: None, ..node("-ipcbind=unix", "") });
+        let closed = Closed::MixedUser;
+        assert_eq!(windows, Windows { rpc: Err(closed.clone()), log: Err(closed.clone()), ipc: Err(closed) });
+    }
+
+    #[test]
+    fn excessive_settings_close_every_interface() {
+        let windows = Windows::of(&node(&format!("-debuglogfile=/{}", "x".repeat(MAX_PATH)), ""));
+        let closed = windows.log.unwrap_err();
+        assert!(closed.to_string().contains("-debuglogfile is longer"), "{closed}");
+        assert_eq!((windows.rpc.err(), windows.ipc.err()), (Some(closed.clone()), Some(closed)));
     }
 }

@@ -43,6 +43,14 @@ pub fn root() -> Result<(), Missing> {
     }
 }
 
+/// The kernel's tracepoints, in tracefs.
+pub fn tracefs() -> Result<(), Missing> {
+    match std::fs::exists("/sys/kernel/tracing/events/signal") {
+        Ok(true) => Ok(()),
+        _ => Err(Missing::new("no tracefs; mount it with `mount -t tracefs tracefs /sys/kernel/tracing`")),
+    }
+}
+
 /// `nats-server`.
 pub fn nats_server() -> Result<PathBuf, Missing> {
     program("nats-server").ok_or_else(|| Missing::new("no nats-server; install nats-server"))

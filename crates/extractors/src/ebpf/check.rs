@@ -63,7 +63,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
 
 /// Looks whether a running node has tracepoints.
 pub fn check_node(node: &NodeProcess) -> Finding {
-    tracepoints(&node.exe.display().to_string(), Probes::of_binary(&node.exe_link()))
+    tracepoints(&node.exe.display().to_string(), Probes::of_node(node))
 }
 
 /// Logs what this machine lacks: the extractor may still run, and see less.
@@ -81,12 +81,20 @@ fn machine() -> Vec<Finding> {
     findings
 }
 
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// The version of the kernel that runs, or 0.0.
+pub(super) fn linux_version() -> (u32, u32) {
+    version(&std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default())
+}
+
 fn kernel_version() -> Finding {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version >= KERNEL {
+    if version(release) >= KERNEL {
         return Finding::good(format!("kernel {release}"));
     }
     Finding::bad(

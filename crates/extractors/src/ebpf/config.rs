@@ -7,6 +7,7 @@ use std::str::FromStr;
 use clap::Args;
 use peer_observer_node::hit::Tracepoint;
 use peer_observer_node::names::NodeName;
+use peer_observer_node::watch::Selection;
 use serde::{Deserialize, Serialize};
 
 use super::kernel::MAX_PAYLOAD;
@@ -88,6 +89,20 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Which processes are nodes.
+    pub fn selection(&self) -> Selection {
+        Selection {
+            pid: self.bitcoind_pid,
+            pid_file: self.bitcoind_pid_file.clone(),
+            programs: self.bitcoind_path.clone(),
+        }
+    }
+
+    /// All processes of a program are watched, and not only one.
+    pub(super) fn watches_programs(&self) -> bool {
+        self.bitcoind_pid.is_none() && self.bitcoind_pid_file.is_none()
+    }
+
     /// Refuses settings that cannot work.
     ///
     /// # Errors

@@ -23,6 +23,13 @@ const MSG_TYPE: usize = 16;
 /// Largest payload that can be captured, bytes: what Core takes from a peer is less (4,000,000, net.h).
 pub const MAX_PAYLOAD: u32 = 4 << 20;
 
+/// Program that notes which signals end nodes.
+const SIGNALS: &str = "signal_delivered";
+/// Map of libbpf's USDT code with the forms of arguments of all probes that are attached to (usdt.bpf.h).
+const FORMS: &str = "__bpf_usdt_specs";
+/// Forms that there is room for. A node of Bitcoin Core takes up some 15 for each file or process that is attached to.
+pub const MAX_FORMS: u32 = 4096;
+
 /// What goes wrong with the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -65,6 +72,8 @@ pub struct LoadOptions {
     pub max_payload: u32,
     /// The same for some message types.
     pub type_limits: BTreeMap<String, u32>,
+    /// Watch which signals end nodes, as [`NodeSignals`].
+    pub watches_signals: bool,
 }
 
 /// The loaded programs.
@@ -86,6 +95,8 @@ impl Kernel {
             let name = map.name().to_string_lossy().into_owned();
             if name == "events" {
                 map.set_max_entries(options.ring_bytes).map_err(load)?;
+            } else if name == FORMS {
+                map.set_max_entries(MAX_FORMS).map_err(load)?;
             } else if name.ends_with(".rodata") {
                 // `config` is the first thing in there; see probes.bpf.c.
                 let value = map.initial_value_mut().ok_or(Error::Object("configuration"))?;
@@ -95,6 +106,11 @@ impl Kernel {
                 }
                 config[..4].copy_from_slice(&options.max_payload.min(MAX_PAYLOAD).to_ne_bytes());
                 config[4..].copy_from_slice(&u32::from(!options.type_limits.is_empty()).to_ne_bytes());
+            }
+        }
+        for mut program in open.progs_mut() {
+            if program.name() == SIGNALS && !options.watches_signals {
+                program.set_autoload(false);
             }
         }
         let object = open.load().map_err(load)?;
@@ -145,6 +161,17 @@ impl Kernel {
             .context("the BPF object lacks a program")?;
         let pid = pid.map_or(-1, |pid| i32::try_from(pid).unwrap_or(i32::MAX));
         program.attach_usdt(pid, binary, tracepoint.provider(), tracepoint.name())
+    }
+
+    /// Notes which signals end nodes, from now on. Needs [`LoadOptions::watches_signals`].
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the object is not the one this code was written for.
+    pub fn signals(&self) -> Result<NodeSignals, Error> {
+        let program = self.object.progs_mut().find(|program| program.name() == SIGNALS);
+        let program = program.ok_or(Error::Object(SIGNALS))?;
+        let link = program.attach().map_err(|source| Error::Load { source })?;
+        Ok(NodeSignals { map: self.map("node_signals")?, _link: link })
     }
 
     /// The ring's reading end.
@@ -320,6 +347,31 @@ impl Book {
     }
 }
 
+/// Signals that ended nodes.
+pub struct NodeSignals {
+    map: MapHandle,
+    _link: Link,
+}
+
+impl NodeSignals {
+    /// From now on, a signal that ends this process is noted.
+    pub fn expect(&self, pid: u32) {
+        let _ = self.map.update(&pid.to_ne_bytes(), &0u32.to_ne_bytes(), MapFlags::ANY);
+    }
+
+    /// The signal that ended a process, if one did.
+    pub fn of(&self, pid: u32) -> Option<i32> {
+        let value = self.map.lookup(&pid.to_ne_bytes(), MapFlags::ANY).ok()??;
+        let signal = i32::from_ne_bytes(*value.first_chunk()?);
+        (signal != 0).then_some(signal)
+    }
+
+    /// This process is gone.
+    pub fn forget(&self, pid: u32) {
+        let _ = self.map.delete(&pid.to_ne_bytes());
+    }
+}
+
 /// Stands for the processes that found no place for a book of their own.
 pub const NO_PLACE: u32 = 0;
 
@@ -396,7 +448,13 @@ mod tests {
             (0, &[]),
         ] {
             let type_limits = limits.iter().map(|(name, limit)| ((*name).to_owned(), *limit)).collect();
-            let kernel = Kernel::load(&LoadOptions { ring_bytes: 4096, max_payload, type_limits }).unwrap();
+            let kernel = Kernel::load(&LoadOptions {
+                ring_bytes: 4096,
+                max_payload,
+                type_limits,
+                watches_signals: true,
+            })
+            .unwrap();
             for (program, instructions) in verified(&kernel) {
                 assert!(
                     instructions < MOST_INSTRUCTIONS,

@@ -15,6 +15,7 @@
 //! | programs.rs | attaches to their programs, and lets go before these change |
 //! | lease.rs | has writers of a program wait until it is let go of |
 //! | nodes.rs | which process is which node |
+//! | exit.rs | how nodes ended |
 //! | clock.rs | kernel time to UNIX time |
 //! | config.rs | flags |
 //! | check.rs | what the machine must have |
@@ -22,6 +23,7 @@
 mod check;
 mod clock;
 mod config;
+mod exit;
 pub mod kernel;
 mod lease;
 mod messages;
@@ -40,6 +42,7 @@ use std::time::{Duration, Instant};
 use peer_observer_bus::Publisher;
 use peer_observer_node::hit::Tracepoint;
 use peer_observer_node::names::Names;
+use peer_observer_node::watch::NodeWatcher;
 use tokio_util::sync::CancellationToken;
 
 pub use check::{check, check_node, drop_capabilities, may_run, needed_capabilities};
@@ -54,7 +57,7 @@ use watcher::Watcher;
 
 /// Chunks of records between reader and decoder. They bound memory: each is about half a MiB, or one large message.
 const CHUNKS: usize = 8;
-/// How often to look for nodes that came or went.
+/// How often to look at programs, and for nodes that are not attached to yet.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often to look whether there is something to do.
 const TICK: Duration = Duration::from_millis(20);
@@ -102,16 +105,27 @@ pub async fn run_and_tell(
     watching: impl FnMut(&Watched) + Send + 'static,
 ) -> Result<(), Error> {
     let names = Arc::new(Names::new(config.node.clone()));
-    run_with(config, names, publisher, stop, watching).await
+    let nodes = NodeWatcher::start(config.selection())
+        .map_err(|source| Error::System { doing: "starting to look for nodes", source })?;
+    run_with(config, Nodes { names, watcher: Arc::new(nodes) }, publisher, stop, watching).await
 }
 
-/// [`run_and_tell`], with names that other extractors share.
+/// The nodes of this machine and their names, for all extractors.
+#[derive(Debug, Clone)]
+pub struct Nodes {
+    /// Their names.
+    pub names: Arc<Names>,
+    /// Finds them.
+    pub watcher: Arc<NodeWatcher>,
+}
+
+/// [`run_and_tell`], with nodes that other extractors share.
 ///
 /// # Errors
 /// As for [`run`].
 pub async fn run_with(
     config: Config,
-    names: Arc<Names>,
+    nodes: Nodes,
     publisher: Publisher,
     stop: CancellationToken,
     watching: impl FnMut(&Watched) + Send + 'static,
@@ -124,7 +138,7 @@ pub async fn run_with(
     let flag = stopping.clone();
     threads
         .spawn(move || {
-            let _ = done.send(watch(config, names, publisher, &flag, Box::new(watching)));
+            let _ = done.send(watch(config, nodes, publisher, &flag, Box::new(watching)));
         })
         .map_err(|source| Error::System { doing: "starting the ebpf threads", source })?;
     let mut finished = finished;
@@ -140,7 +154,7 @@ pub async fn run_with(
 /// The life of the extractor, on its own thread: libbpf calls wait, and belong on no runtime.
 fn watch(
     config: Config,
-    names: Arc<Names>,
+    nodes: Nodes,
     publisher: Publisher,
     stopping: &AtomicBool,
     watching: watcher::OnWatched,
@@ -150,19 +164,28 @@ fn watch(
         ring_bytes: config.ring_buffer_bytes,
         max_payload: config.max_payload,
         type_limits: config.type_limits(),
+        watches_signals: !exit::pidfd_tells(),
     };
     let kernel = Kernel::load(&options)?;
     let ring = kernel.ring()?;
     let offset = Offset::sample().map_err(|source| Error::System { doing: "reading the clocks", source })?;
     let offset = Arc::new(Mutex::new(offset));
-    let processes = Arc::new(Processes::new(names));
+    let Nodes { names, watcher } = nodes;
+    match exit::pidfd_tells() {
+        true => watcher.add_exit_source(Arc::new(exit::Pidfds)),
+        false => match exit::Signals::new(&kernel) {
+            Ok(signals) => watcher.add_exit_source(Arc::new(signals)),
+            Err(error) => tracing::warn!(%error, "how nodes end will not be known"),
+        },
+    }
+    let processes = Arc::new(Processes::new(names, watcher.clone()));
     let (work, take_work) = sync_channel(CHUNKS);
     let (give_back, spare) = sync_channel(CHUNKS);
     let decoder = pipeline::Decoder::new(publisher, processes.clone(), offset.clone());
     let wanted = Tracepoint::ALL.iter().copied().filter(|t| config.wants(*t)).collect();
     let programs = Programs::new(kernel, wanted)
         .map_err(|source| Error::System { doing: "preparing to take leases on programs", source })?;
-    let mut watcher = Watcher::new(config, programs, processes, offset, work.clone(), watching)?;
+    let mut watcher = Watcher::new(config, programs, watcher, processes, offset, work.clone(), watching)?;
 
     let reader_stop = Arc::new(AtomicBool::new(false));
     let threads = Threads {
@@ -177,7 +200,7 @@ fn watch(
     let mut next_look = Instant::now();
     while !stopping.load(Ordering::Relaxed) && threads.work() {
         let now = Instant::now();
-        if now >= next_look {
+        if watcher.take_events() || now >= next_look {
             watcher.look();
             next_look = Instant::now() + LOOK_EVERY;
         }

@@ -358,6 +358,7 @@ mod tests {
     use peer_observer_events::Subject;
     use peer_observer_events::proto::observer::{Loss, Source};
     use peer_observer_node::names::Names;
+    use peer_observer_node::watch::{NodeWatcher, Selection};
     use peer_observer_testkit::LONG;
 
     use super::*;
@@ -374,7 +375,8 @@ mod tests {
         fn start() -> Self {
             let bus = Bus::in_process();
             let subscriber = bus.subscriber("test", Subject::ALL, Limits::default());
-            let processes = Arc::new(Processes::new(Arc::new(Names::new(Vec::new()))));
+            let watcher = NodeWatcher::start(Selection::default()).unwrap();
+            let processes = Arc::new(Processes::new(Arc::new(Names::new(Vec::new())), Arc::new(watcher)));
             let offset = Arc::new(Mutex::new(Offset::sample().unwrap()));
             let decoder = Decoder::new(bus.publisher(Source::Ebpf, "ebpf"), processes, offset);
             let (work, take_work) = sync_channel(8);

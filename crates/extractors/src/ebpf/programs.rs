@@ -1,12 +1,16 @@
-//! Attaches to the programs of nodes, and lets go before what is in a file can change.
+//! Attaches to the programs of nodes, and detaches before what is in a file can change.
 //!
 //! The kernel knows a probe by file and offset, and puts a breakpoint there in every process that runs the file from then on, whatever is in
 //! it by then. A program that is overwritten in place (`cp` over a node that was stopped) would get the breakpoints of the
 //! one before, in the middle of its instructions, and crash or compute something else. So there are two ways to attach:
 //!
 //! - to a file, for all processes that run it now and later, under a lease: whoever opens it for writing waits until we have
-//!   let go of it;
+//!   detached from it;
 //! - to one process, where no lease is to be had: other processes get no breakpoint, and what a process runs cannot be written.
+//!
+//! The kernel's programs have room for [`kernel::MAX_FORMS`] forms of arguments, and whoever writes a program chooses how many
+//! it has. So there is a limit for each tracepoint of a program, and one for all programs of a user. What cannot be attached
+//! to is tried again, less and less often.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, Metadata};
@@ -14,15 +18,24 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use libbpf_rs::Link;
+use libbpf_rs::{ErrorKind, Link};
 use peer_observer_node::discover::{FileId, NodeProcess};
 use peer_observer_node::hit::Tracepoint;
-use peer_observer_node::probes::{self, Probes};
+use peer_observer_node::probes::{self, MAX_PLACES, Probes};
 
-use super::kernel::{self, Kernel, KernelBooks};
+use super::kernel::{self, Kernel, KernelBooks, MAX_FORMS};
 use super::lease::{Lease, Leases};
+
+/// Forms of arguments for the programs of one user other than root: 64 nodes of Bitcoin Core, attached to process by process.
+const MAX_FORMS_OF_USER: usize = MAX_FORMS as usize / 4;
+/// Forms for the programs of all such users: the rest is for root's.
+const MAX_FORMS_OF_USERS: usize = MAX_FORMS as usize - MAX_FORMS_OF_USER;
+/// What failed is tried again after this time, after twice as long the next time, and so on.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest of these pauses.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A process: its id, and when it started.
 type ProcessId = (u32, u64);
@@ -35,7 +48,7 @@ struct Key {
 }
 
 /// What tells that a file has changed: its length, and the times of its last changes.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct State {
     length: u64,
     modified: (i64, i64),
@@ -52,22 +65,90 @@ impl From<&Metadata> for State {
     }
 }
 
+/// A program that is known by its path, running or not.
+pub(super) struct AtPath {
+    pub(super) path: PathBuf,
+    pub(super) program: File,
+    pub(super) file: FileId,
+}
+
+impl AtPath {
+    /// The program that is at the path now.
+    pub(super) fn new(path: &Path, program: File) -> Option<Self> {
+        let file = FileId::from(&program.metadata().ok()?);
+        Some(AtPath { path: path.to_path_buf(), program, file })
+    }
+}
+
 /// Whose hits are wanted.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Reach<'a> {
     /// Of all that run the program, now and later. Where that cannot be, of this one that runs it.
-    All(Option<&'a NodeProcess>),
+    All(&'a NodeProcess),
     /// Of this process, and no other.
     One(&'a NodeProcess),
 }
 
-/// In this order it is let go of: no probe is left when the file may be written.
+/// What is to be attached to.
+struct Target<'a> {
+    program: &'a File,
+    path: &'a Path,
+    key: Key,
+    /// The user who chose the program.
+    owner: u32,
+}
+
+/// In this order it is detached from: no probe is left when the file may be written.
 struct Attached {
-    links: Vec<Link>,
+    links: Vec<(Tracepoint, Link)>,
     lease: Option<Lease>,
     probes: Probes,
     state: State,
     path: PathBuf,
+    owner: u32,
+}
+
+impl Attached {
+    /// Forms of arguments that it may take up.
+    fn forms(&self) -> usize {
+        self.links.iter().map(|(tracepoint, _)| self.probes.places(*tracepoint)).sum()
+    }
+}
+
+/// An attempt that failed.
+struct Failure {
+    /// What the file was then: one that is still being written is tried again when it has changed.
+    state: State,
+    /// When to try again in any case; nothing when only another file will do.
+    again: Option<Instant>,
+    pause: Duration,
+}
+
+/// Why a tracepoint was not attached to.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("the kernel refuses: {source} ({})", hint(source))]
+    Kernel { source: libbpf_rs::Error },
+    #[error("the programs of user {owner} have more than {MAX_FORMS_OF_USER} places with tracepoints")]
+    OfUser { owner: u32 },
+    #[error("the programs of all users have more than {MAX_FORMS_OF_USERS} places with tracepoints")]
+    OfUsers,
+}
+
+/// What to do about an error of libbpf.
+fn hint(error: &libbpf_rs::Error) -> &'static str {
+    let text = error.to_string();
+    match error.kind() {
+        ErrorKind::PermissionDenied => "run as root, or with CAP_BPF and CAP_PERFMON",
+        ErrorKind::TooBig => "other programs take up all places for forms of arguments: it is tried again",
+        _ if text.contains("os error 24") || text.contains("os error 23") => {
+            "out of file descriptors: raise LimitNOFILE or `ulimit -n`"
+        }
+        _ if text.contains("os error 28") || text.contains("os error 12") => {
+            "the kernel is out of memory for probes"
+        }
+        _ => "it is tried again",
+    }
 }
 
 /// What is attached to.
@@ -76,8 +157,7 @@ pub(super) struct Programs {
     wanted: Vec<Tracepoint>,
     leases: Leases,
     attached: HashMap<Key, Attached>,
-    // With what the file was then: one that is still being written is tried again when it has changed.
-    failed: HashMap<Key, State>,
+    failed: HashMap<Key, Failure>,
 }
 
 impl Programs {
@@ -103,57 +183,70 @@ impl Programs {
         self.attached.iter().find(|(key, _)| key.file == file).map(|(_, attached)| &attached.probes)
     }
 
-    /// The files that are attached to.
-    pub(super) fn files(&self) -> impl Iterator<Item = FileId> + '_ {
-        self.attached.keys().map(|key| key.file)
-    }
-
-    /// Attaches to the program at `path`, unless it is attached to already.
-    pub(super) fn attach(&mut self, path: &Path, reach: Reach<'_>) {
-        let (Reach::One(node) | Reach::All(Some(node))) = reach else {
-            let Some(file) = FileId::of(path) else { return };
-            return self.attach_to(path, file, None, reach);
-        };
-        self.attach_to(path, node.file, Some((node.pid, node.started)), reach);
-    }
-
-    fn attach_to(&mut self, path: &Path, file: FileId, process: Option<ProcessId>, reach: Reach<'_>) {
-        let of_all = Key { file, process: None };
-        let of_process = Key { file, process };
-        if [of_all, of_process].iter().any(|key| self.attached.contains_key(key)) {
+    /// Attaches to a program before it runs, so that nothing of its start is missed. `owner` is the user who chose it.
+    pub(super) fn attach_file(&mut self, at: &AtPath, owner: u32) {
+        let key = Key { file: at.file, process: None };
+        if self.is_attached(key) || self.files().any(|file| file == at.file) {
             return;
         }
-        let Ok(meta) = std::fs::metadata(path) else { return };
-        let state = State::from(&meta);
-        if [of_all, of_process].iter().any(|key| self.failed.get(key) == Some(&state)) {
+        let target = Target { program: &at.program, path: &at.path, key, owner };
+        if self.is_left_alone(&target) {
             return;
         }
-        let program = match File::open(path) {
-            Ok(program) => program,
-            Err(source) => {
-                let error = probes::Error::Read { path: path.display().to_string(), source };
-                tracing::error!(%error, "cannot look for tracepoints");
-                self.failed.insert(of_process, state);
-                return;
-            }
-        };
-        // Another file may have been put there since.
-        if !program.metadata().is_ok_and(|meta| FileId::from(&meta) == file) {
+        if let Some(lease) = self.lease(&at.program, &at.path) {
+            self.attach_to(&target, Some(lease));
+        }
+    }
+
+    /// Attaches to the program of a node, unless it is attached to already.
+    pub(super) fn attach(&mut self, reach: Reach<'_>) {
+        let (Reach::One(node) | Reach::All(node)) = reach;
+        let of_all = Key { file: node.file, process: None };
+        let of_process = Key { file: node.file, process: Some((node.pid, node.started)) };
+        let attached = [of_all, of_process].into_iter().find(|key| self.is_attached(*key));
+        let is_complete = |key: &Key| self.attached[key].links.len() == self.wanted_of(key).count();
+        if attached.is_some_and(|key| is_complete(&key)) {
+            return;
+        }
+        let Ok(program) = node.open_program() else { return };
+        let target = |key| Target { program: &program, path: &node.exe, key, owner: node.owner };
+        if let Some(key) = attached {
+            return self.attach_rest(&target(key));
+        }
+        if [of_all, of_process].into_iter().any(|key| self.is_left_alone(&target(key))) {
             return;
         }
         let lease = match reach {
             // What is attached to for one process as well would tell of each of its hits twice.
-            Reach::All(_) if self.files().all(|attached| attached != file) => self.lease(&program, path),
+            Reach::All(_) if self.files().all(|attached| attached != node.file) => {
+                self.lease(&program, &node.exe)
+            }
             _ => None,
         };
         let key = if lease.is_some() { of_all } else { of_process };
-        if lease.is_none() && process.is_none() {
-            return;
-        }
-        match self.attached_to(&program, path, process.filter(|_| lease.is_none()), lease) {
-            Some(attached) => drop(self.attached.insert(key, attached)),
-            None => drop(self.failed.insert(key, state)),
-        }
+        self.attach_to(&target(key), lease);
+    }
+
+    fn is_attached(&self, key: Key) -> bool {
+        self.attached.contains_key(&key)
+    }
+
+    /// The files that are attached to.
+    fn files(&self) -> impl Iterator<Item = FileId> + '_ {
+        self.attached.keys().map(|key| key.file)
+    }
+
+    /// The tracepoints that are wanted of a program that is attached to, and there.
+    fn wanted_of(&self, key: &Key) -> impl Iterator<Item = Tracepoint> + '_ {
+        let probes = self.attached.get(key).map(|attached| &attached.probes);
+        self.wanted.iter().copied().filter(move |wanted| probes.is_some_and(|probes| probes.has(*wanted)))
+    }
+
+    /// It failed, and is not to be tried again yet.
+    fn is_left_alone(&self, target: &Target<'_>) -> bool {
+        let Some(failure) = self.failed.get(&target.key) else { return false };
+        let is_the_same = target.program.metadata().is_ok_and(|meta| State::from(&meta) == failure.state);
+        is_the_same && failure.again.is_none_or(|again| Instant::now() < again)
     }
 
     fn lease(&self, program: &File, path: &Path) -> Option<Lease> {
@@ -169,47 +262,115 @@ impl Programs {
         }
     }
 
-    /// From the lease on, what is read of the program is what is attached to.
-    fn attached_to(
-        &self,
-        program: &File,
-        path: &Path,
-        process: Option<ProcessId>,
-        lease: Option<Lease>,
-    ) -> Option<Attached> {
-        let (probes, state) = match read(program, path) {
-            Ok(read) => read,
+    /// Attaches to a program that nothing is attached to. From the lease on, what is read of it is what is attached to.
+    fn attach_to(&mut self, target: &Target<'_>, lease: Option<Lease>) {
+        let Ok(meta) = target.program.metadata() else { return };
+        let state = State::from(&meta);
+        let Some(probes) = self.read(target) else {
+            self.failed.insert(target.key, Failure { state, again: None, pause: FIRST_PAUSE });
+            return;
+        };
+        let (path, owner) = (target.path.to_path_buf(), target.owner);
+        let attached = Attached { links: Vec::new(), lease, probes, state, path, owner };
+        self.attached.insert(target.key, attached);
+        self.attach_rest(target);
+        let Some(attached) = self.attached.get(&target.key) else { return };
+        if attached.links.is_empty() {
+            self.attached.remove(&target.key);
+            return;
+        }
+        let pid = target.key.process.map(|(pid, _)| pid);
+        let (tracepoints, core) = (attached.links.len(), attached.probes.release());
+        tracing::info!(program = %target.path.display(), tracepoints, core, pid, "attached");
+        self.report_missing(target.path, &attached.probes);
+    }
+
+    /// Attaches to the tracepoints of a program that are not attached to yet.
+    fn attach_rest(&mut self, target: &Target<'_>) {
+        if self.is_left_alone(target) {
+            return;
+        }
+        let Some(attached) = self.attached.get(&target.key) else { return };
+        let state = attached.state.clone();
+        let has = |tracepoint: Tracepoint| attached.links.iter().any(|(linked, _)| *linked == tracepoint);
+        // Messages come last, so that no message is seen of a connection that was not.
+        let mut missing: Vec<Tracepoint> = self.wanted_of(&target.key).filter(|t| !has(*t)).collect();
+        missing.reverse();
+        // The path may lead elsewhere by now.
+        let opened = PathBuf::from(format!("/proc/self/fd/{}", target.program.as_raw_fd()));
+        let pid = target.key.process.map(|(pid, _)| pid);
+        let before = self.failed.remove(&target.key);
+        for tracepoint in missing {
+            let linked = self.check_forms(target, tracepoint).and_then(|()| {
+                self.kernel.attach(&opened, pid, tracepoint).map_err(|source| Refused::Kernel { source })
+            });
+            match linked {
+                Ok(link) => {
+                    if let Some(attached) = self.attached.get_mut(&target.key) {
+                        attached.links.push((tracepoint, link));
+                    }
+                }
+                Err(error) => {
+                    let pause =
+                        before.as_ref().map_or(FIRST_PAUSE, |before| (2 * before.pause).min(LONGEST_PAUSE));
+                    // Once: it is the same for all, and is tried again.
+                    if before.is_none() {
+                        tracing::error!(
+                            tracepoint = tracepoint.as_str(), program = %target.path.display(), pid, %error, "cannot attach"
+                        );
+                    }
+                    let again = Some(Instant::now() + pause);
+                    self.failed.insert(target.key, Failure { state, again, pause });
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Refuses what would leave no room for the programs of others.
+    fn check_forms(&self, target: &Target<'_>, tracepoint: Tracepoint) -> Result<(), Refused> {
+        let more = self.attached.get(&target.key).map_or(0, |attached| attached.probes.places(tracepoint));
+        if target.owner == 0 {
+            return Ok(());
+        }
+        let used = |of: &dyn Fn(u32) -> bool| -> usize {
+            self.attached.values().filter(|attached| of(attached.owner)).map(Attached::forms).sum()
+        };
+        if used(&|owner| owner == target.owner) + more > MAX_FORMS_OF_USER {
+            return Err(Refused::OfUser { owner: target.owner });
+        }
+        if used(&|owner| owner != 0) + more > MAX_FORMS_OF_USERS {
+            return Err(Refused::OfUsers);
+        }
+        Ok(())
+    }
+
+    /// The tracepoints of a program, if it can be attached to at all. Says why if not.
+    fn read(&self, target: &Target<'_>) -> Option<Probes> {
+        let failed = |source| probes::Error::Read { path: target.path.display().to_string(), source };
+        let program = target.program.try_clone().map_err(failed);
+        let probes = match program.and_then(|program| Probes::of_file(program, target.path)) {
+            Ok(probes) => probes,
             Err(error) => {
                 tracing::error!(%error, "cannot look for tracepoints");
                 return None;
             }
         };
-        // The path may lead elsewhere by now.
-        let opened = PathBuf::from(format!("/proc/self/fd/{}", program.as_raw_fd()));
-        let mut links = Vec::new();
-        // Messages come last, so that no message is seen of a connection that was not.
-        for tracepoint in self.wanted.iter().rev().copied().filter(|t| probes.has(*t)) {
-            match self.kernel.attach(&opened, process.map(|(pid, _)| pid), tracepoint) {
-                Ok(link) => links.push(link),
-                Err(error) => tracing::error!(
-                    tracepoint = tracepoint.as_str(), program = %path.display(), %error,
-                    "cannot attach: run as root, or with CAP_BPF and CAP_PERFMON"
-                ),
-            }
-        }
-        if links.is_empty() {
-            say_why_nothing_is_attached(path, &probes);
+        if let Some(tracepoint) = probes.excessive() {
+            tracing::error!(
+                program = %target.path.display(), tracepoint = tracepoint.as_str(), places = probes.places(tracepoint),
+                max = MAX_PLACES, "this program has a tracepoint in too many places, it is not attached to"
+            );
             return None;
         }
-        tracing::info!(
-            program = %path.display(), tracepoints = links.len(), core = probes.release(),
-            pid = process.map(|(pid, _)| pid), "attached"
-        );
-        self.say_what_is_lacking(path, &probes);
-        Some(Attached { links, lease, probes, state, path: path.to_path_buf() })
+        if !self.wanted.iter().any(|wanted| probes.has(*wanted)) {
+            report_no_tracepoints(target.path, &probes);
+            return None;
+        }
+        Some(probes)
     }
 
-    fn say_what_is_lacking(&self, path: &Path, probes: &Probes) {
+    fn report_missing(&self, path: &Path, probes: &Probes) {
         let lacking: Vec<&str> = self
             .wanted
             .iter()
@@ -224,7 +385,7 @@ impl Programs {
         }
     }
 
-    /// Waits until a writer waits for one of the programs, or the time is over, and lets go of the programs that are to be written.
+    /// Waits until a writer waits for one of the programs, or the time is over, and detaches from programs that are to be written.
     pub(super) fn wait(&mut self, at_most: Duration) {
         self.leases.wait(at_most);
         let is_wanted = |attached: &Attached| attached.lease.as_ref().is_some_and(Lease::is_wanted);
@@ -235,32 +396,32 @@ impl Programs {
         let_go(wanted);
     }
 
-    /// Lets go of processes that ended, and of files that nobody runs and that are at none of the known paths, or are not what they were.
-    pub(super) fn keep(&mut self, running: &[NodeProcess], at_paths: &[(PathBuf, FileId)]) {
-        let run: HashSet<FileId> = running.iter().map(|n| n.file).collect();
-        let processes: HashSet<ProcessId> = running.iter().map(|n| (n.pid, n.started)).collect();
-        let known = |file: &FileId| run.contains(file) || at_paths.iter().any(|(_, at_path)| at_path == file);
+    /// Detaches from processes that ended, and from files that nobody runs and that are at none of the known paths, or are not what they were.
+    pub(super) fn keep<'a>(&mut self, running: impl Iterator<Item = &'a NodeProcess>, at_paths: &[AtPath]) {
+        let running: Vec<(FileId, ProcessId)> = running.map(|n| (n.file, (n.pid, n.started))).collect();
+        let files: HashSet<FileId> = running.iter().map(|(file, _)| *file).collect();
+        let processes: HashSet<ProcessId> = running.iter().map(|(_, process)| *process).collect();
+        let at_path = |file: &FileId| at_paths.iter().find(|at| at.file == *file);
         // A lease says nothing of what is written from another machine.
-        let is_as_it_was = |path: &Path, state: &State| {
-            std::fs::metadata(path).is_ok_and(|meta| State::from(&meta) == *state)
-        };
+        let is_as_it_was =
+            |at: &AtPath, state: &State| at.program.metadata().is_ok_and(|meta| State::from(&meta) == *state);
         let unused = self.take(|key, attached| match key.process {
             Some(process) => !processes.contains(&process),
-            None if run.contains(&key.file) => false,
-            None => at_paths
-                .iter()
-                .find(|(_, file)| *file == key.file)
-                .is_none_or(|(path, _)| !is_as_it_was(path, &attached.state)),
+            None if files.contains(&key.file) => false,
+            None => at_path(&key.file).is_none_or(|at| !is_as_it_was(at, &attached.state)),
         });
         let_go(unused);
-        self.failed.retain(|key, _| known(&key.file));
+        self.failed.retain(|key, _| match key.process {
+            Some(process) => processes.contains(&process),
+            None => files.contains(&key.file) || at_path(&key.file).is_some(),
+        });
     }
 
     fn take(&mut self, which: impl Fn(&Key, &Attached) -> bool) -> Vec<Attached> {
         self.attached.extract_if(|key, attached| which(key, attached)).map(|(_, attached)| attached).collect()
     }
 
-    /// Lets go of everything: no hit comes after this.
+    /// Detaches from everything: no hit comes after this.
     pub(super) fn detach(&mut self) {
         let_go(self.take(|_, _| true));
     }
@@ -268,23 +429,15 @@ impl Programs {
 
 fn let_go(mut attached: Vec<Attached>) {
     if !attached.is_empty() {
-        kernel::detach(attached.iter_mut().flat_map(|a| std::mem::take(&mut a.links)).collect());
+        let links = attached.iter_mut().flat_map(|a| std::mem::take(&mut a.links));
+        kernel::detach(links.map(|(_, link)| link).collect());
     }
     // The leases go only now.
 }
 
-fn read(program: &File, path: &Path) -> Result<(Probes, State), probes::Error> {
-    let failed = |source| probes::Error::Read { path: path.display().to_string(), source };
-    let state = State::from(&program.metadata().map_err(failed)?);
-    Ok((Probes::of_file(program.try_clone().map_err(failed)?, path)?, state))
-}
-
-fn say_why_nothing_is_attached(path: &Path, probes: &Probes) {
+fn report_no_tracepoints(path: &Path, probes: &Probes) {
     if probes.any() {
-        tracing::error!(
-            program = %path.display(),
-            "none of the wanted tracepoints could be attached: `peer-observer doctor` tells what is missing"
-        );
+        tracing::error!(program = %path.display(), "this program has none of the wanted tracepoints");
     } else {
         tracing::error!(
             program = %path.display(),

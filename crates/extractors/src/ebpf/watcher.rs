@@ -1,19 +1,22 @@
-//! Follows the nodes of this machine: attaches to their programs, knows their processes, tells their losses.
+//! Attaches to the programs of this machine's nodes, knows their processes, reports their losses.
 //!
 //! A program is attached to for every process that runs it, so a node that is restarted is followed with nothing to do; where that
 //! cannot be (programs.rs), for each process as soon as it is seen. An upgrade puts another file in place: it is seen, and
 //! attached to, as soon as it runs, or before, where its path is known.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use peer_observer_bus::loss::What;
 use peer_observer_events::proto::observer::loss::Stage;
-use peer_observer_node::discover::{self, FileId, Met, NodeProcess, Wanted};
+use peer_observer_node::access::Access;
+use peer_observer_node::discover::{self, NodeProcess};
 use peer_observer_node::hit::Tracepoint;
+use peer_observer_node::regular;
+use peer_observer_node::watch::{NodeEvent, NodeWatcher, Subscription};
 
 use super::check;
 use super::clock::Offset;
@@ -21,10 +24,14 @@ use super::config::Config;
 use super::kernel::{Book, KernelBooks, NO_PLACE};
 use super::nodes::Processes;
 use super::pipeline::{Lost, Work};
-use super::programs::{Programs, Reach};
+use super::programs::{AtPath, Programs, Reach};
 
 /// How long a process that is gone stays known: its last records are read long before.
 const KEEP_DEAD: Duration = Duration::from_secs(30);
+/// Paths of programs that are attached to before they run, at most.
+const MAX_PATHS: usize = 64;
+/// A program at the path of a node is attached to before it runs for so long after the node was seen there last.
+const KEEP_PATH: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A node process whose hits are seen from now on.
 #[derive(Debug, Clone)]
@@ -38,11 +45,18 @@ pub struct Watched {
 /// Told of every process that becomes known.
 pub(super) type OnWatched = Box<dyn FnMut(&Watched) + Send>;
 
+/// A node that runs.
 struct Known {
-    started: u64,
-    file: FileId,
-    node: Arc<str>,
-    gone_since: Option<Instant>,
+    process: Arc<NodeProcess>,
+    /// Its name, once its program is attached to.
+    name: Option<Arc<str>>,
+}
+
+/// A path at which a node's program was seen: what is put there later is the same node's next program.
+struct ProgramPath {
+    owner: u32,
+    access: Access,
+    seen: Instant,
 }
 
 /// Processes with books that were gone before anyone looked at them, and since when they are known to be gone. Without this, they
@@ -83,9 +97,12 @@ pub(super) struct Watcher {
     config: Config,
     programs: Programs,
     books: KernelBooks,
-    // Of nodes that were seen in our own file system: what is put there later is the same node's next program.
-    paths: HashSet<PathBuf>,
+    nodes: Subscription,
+    watcher: Arc<NodeWatcher>,
+    paths: HashMap<PathBuf, ProgramPath>,
     known: HashMap<u32, Known>,
+    /// Processes that are gone, and since when.
+    gone: HashMap<u32, Instant>,
     strangers: Strangers,
     // Else ids in the books mean other processes here, or none.
     has_kernels_pids: bool,
@@ -99,9 +116,11 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
+    #[allow(clippy::too_many_arguments, reason = "each is another part of the extractor")]
     pub(super) fn new(
         config: Config,
         programs: Programs,
+        watcher: Arc<NodeWatcher>,
         processes: Arc<Processes>,
         offset: Arc<Mutex<Offset>>,
         work: SyncSender<Work>,
@@ -111,8 +130,11 @@ impl Watcher {
             books: programs.books()?,
             config,
             programs,
-            paths: HashSet::new(),
+            nodes: watcher.subscribe(),
+            watcher,
+            paths: HashMap::new(),
             known: HashMap::new(),
+            gone: HashMap::new(),
             strangers: Strangers::default(),
             has_kernels_pids: check::has_kernels_pids(),
             told: HashMap::new(),
@@ -125,105 +147,124 @@ impl Watcher {
         })
     }
 
-    /// Looks for nodes that came, went, or were replaced.
-    pub(super) fn look(&mut self) {
-        let pid = self.pid_asked_for();
-        let files = self.files_at_paths();
-        // A program that is known by its path is attached to before it runs, so that nothing of its start is missed.
-        if pid.is_none() {
-            for (path, _) in &files {
-                self.programs.attach(path, Reach::All(None));
-            }
-        }
-        let running = match pid {
-            Some(pid) => pid.and_then(discover::process).into_iter().collect(),
-            None => {
-                let mut wanted = Wanted::default();
-                if !self.config.bitcoind_path.is_empty() {
-                    wanted.files.extend(files.iter().map(|f| f.1));
-                    // What was attached to is watched on when its file is replaced.
-                    wanted.files.extend(self.programs.files());
+    /// Takes what happened to nodes. Returns whether something did.
+    pub(super) fn take_events(&mut self) -> bool {
+        let events = self.nodes.poll();
+        let is_news = !events.is_empty();
+        for event in events {
+            match event {
+                NodeEvent::Appeared(process) => {
+                    self.gone.remove(&process.pid);
+                    self.known.insert(process.pid, Known { process, name: None });
                 }
-                // Those that were met are followed on when their program gets another name.
-                let known = self.known.iter();
-                wanted.met = known
-                    .map(|(pid, known)| Met { pid: *pid, started: known.started, file: known.file })
-                    .collect();
-                discover::running(&wanted)
+                NodeEvent::Changed(process) => {
+                    let name = self.known.remove(&process.pid).and_then(|known| known.name);
+                    self.known.insert(process.pid, Known { process, name });
+                }
+                NodeEvent::Gone(process, ended) => {
+                    let name = self.known.remove(&process.pid).and_then(|known| known.name);
+                    self.gone.insert(process.pid, Instant::now());
+                    let node = name.unwrap_or_else(|| self.processes.name(process.pid));
+                    tracing::warn!(%node, pid = process.pid, %ended, "node is gone, waiting for its return");
+                }
             }
+        }
+        is_news
+    }
+
+    /// Attaches to what is not attached to yet, and detaches from what is gone.
+    pub(super) fn look(&mut self) {
+        self.take_events();
+        self.processes.forget_unknown();
+        let at_paths = self.at_paths();
+        // A program that is known by its path is attached to before it runs, so that nothing of its start is missed.
+        if self.config.watches_programs() {
+            for (at, owner) in &at_paths {
+                self.programs.attach_file(at, *owner);
+            }
+        }
+        let pids: Vec<u32> = self.known.keys().copied().collect();
+        for pid in pids {
+            self.attach(pid);
+        }
+        self.forget_gone();
+        let at_paths: Vec<AtPath> = at_paths.into_iter().map(|(at, _)| at).collect();
+        self.programs.keep(self.known.values().map(|known| &*known.process), &at_paths);
+        self.say_what_is_missing();
+    }
+
+    /// Programs that are known by their path and are there now, with the users who chose them: those asked for, and those of
+    /// nodes that were seen.
+    fn at_paths(&mut self) -> Vec<(AtPath, u32)> {
+        let now = Instant::now();
+        self.paths.retain(|_, path| now.duration_since(path.seen) < KEEP_PATH);
+        let asked_for = self
+            .config
+            .bitcoind_path
+            .iter()
+            .filter_map(|path| Some((AtPath::new(path, regular::open(path).ok()?)?, 0)));
+        let seen = self
+            .paths
+            .iter()
+            .filter_map(|(path, seen)| Some((AtPath::new(path, seen.access.open(path).ok()?)?, seen.owner)));
+        asked_for.chain(seen).collect()
+    }
+
+    /// Attaches to the program of a process, and makes the process known.
+    fn attach(&mut self, pid: u32) {
+        let Some(known) = self.known.get_mut(&pid) else { return };
+        let node = &known.process;
+        // Containers of one image have one program under many ids: by file, each hit would be seen once for each.
+        let reach = match self.config.watches_programs() && node.shares_root {
+            true => Reach::All(node),
+            false => Reach::One(node),
         };
-        for node in &running {
-            let reach = if pid.is_some() || !is_in_our_root(node) {
-                // Containers of one image have one program under many ids: by file, each hit would be seen once for each.
-                Reach::One(node)
-            } else {
-                Reach::All(Some(node))
-            };
-            self.programs.attach(&node.exe_link(), reach);
-            self.meet(node);
-        }
-        self.part(&running);
-        self.programs.keep(&running, &files);
-        self.say_what_is_missing(&running);
-    }
-
-    /// `Some` when only one process shall be watched; inside, its id if it is known.
-    fn pid_asked_for(&self) -> Option<Option<u32>> {
-        if let Some(pid) = self.config.bitcoind_pid {
-            return Some(Some(pid));
-        }
-        let path = self.config.bitcoind_pid_file.as_ref()?;
-        Some(std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()))
-    }
-
-    /// Programs that are known by their path and what file is there now: those asked for, and those of nodes that were seen.
-    fn files_at_paths(&self) -> Vec<(PathBuf, FileId)> {
-        let paths = self.config.bitcoind_path.iter().chain(&self.paths);
-        paths.filter_map(|p| Some((p.clone(), FileId::of(p)?))).collect()
-    }
-
-    /// Makes a running process known.
-    fn meet(&mut self, node: &NodeProcess) {
-        if let Some(known) = self.known.get_mut(&node.pid)
-            && known.started == node.started
-        {
-            known.gone_since = None;
+        self.programs.attach(reach);
+        if known.name.is_some() {
             return;
         }
         let Some(probes) = self.programs.probes(node.file) else { return };
-        if self.config.bitcoind_path.is_empty() && is_in_our_root(node) {
-            self.paths.insert(node.exe.clone());
-        }
         let name = self.processes.meet(node, probes);
         tracing::info!(
-            node = %name, pid = node.pid, network = node.network.as_str(), datadir = %node.datadir.display(),
+            node = %name, pid, network = node.network.as_str(), datadir = %node.datadir.display(),
             program = %node.exe.display(), "watching"
         );
-        (self.watching)(&Watched { node: name.clone(), pid: node.pid });
-        let known = Known { started: node.started, file: node.file, node: name, gone_since: None };
-        self.known.insert(node.pid, known);
+        known.name = Some(name.clone());
+        (self.watching)(&Watched { node: name, pid });
         self.said_none = false;
+        self.remember_path(pid);
     }
 
-    /// Notes which processes are gone, and forgets those that are gone for long.
-    fn part(&mut self, running: &[NodeProcess]) {
-        let alive: HashSet<u32> = running.iter().map(|n| n.pid).collect();
-        let now = Instant::now();
-        let mut forgotten = Vec::new();
-        for (pid, known) in &mut self.known {
-            if alive.contains(pid) {
-                continue;
-            }
-            let since = *known.gone_since.get_or_insert_with(|| {
-                tracing::warn!(node = %known.node, pid, "node is gone, waiting for its return");
-                now
-            });
-            if now.duration_since(since) > KEEP_DEAD {
-                forgotten.push(*pid);
-            }
+    /// Where the program of this node is, its next one will be.
+    fn remember_path(&mut self, pid: u32) {
+        let Some(Known { process, .. }) = self.known.get(&pid) else { return };
+        if !self.config.bitcoind_path.is_empty() || !process.shares_mounts {
+            return;
         }
+        let Some(user) = process.user.clone() else { return };
+        let seen = Instant::now();
+        let path = ProgramPath { owner: process.owner, access: Access::new(user, "/".into()), seen };
+        if self.paths.len() >= MAX_PATHS && !self.paths.contains_key(&process.exe) {
+            // Root's are kept: others can have as many as they like.
+            let of_users = self.paths.iter().filter(|(_, path)| path.owner != 0);
+            let Some(oldest) = of_users.min_by_key(|(_, path)| path.seen).map(|(path, _)| path.clone())
+            else {
+                return;
+            };
+            self.paths.remove(&oldest);
+        }
+        self.paths.insert(process.exe.clone(), path);
+    }
+
+    /// Forgets processes that are gone for so long that their last records are read.
+    fn forget_gone(&mut self) {
+        let now = Instant::now();
+        let forgotten: Vec<u32> = self
+            .gone
+            .extract_if(|_, since| now.duration_since(*since) > KEEP_DEAD)
+            .map(|(pid, _)| pid)
+            .collect();
         for pid in forgotten {
-            self.known.remove(&pid);
             self.forget(pid);
         }
     }
@@ -234,20 +275,26 @@ impl Watcher {
         self.processes.forget(pid);
     }
 
+    /// It runs, or its last records may still come.
+    fn is_known(&self, pid: u32) -> bool {
+        self.known.contains_key(&pid) || self.gone.contains_key(&pid)
+    }
+
     /// Forgets processes that ended between two looks.
     fn forget_strangers(&mut self, books: &BTreeMap<u32, Book>) {
         if !self.has_kernels_pids {
             return;
         }
         let strangers: Vec<u32> =
-            books.keys().copied().filter(|pid| *pid != NO_PLACE && !self.known.contains_key(pid)).collect();
+            books.keys().copied().filter(|pid| *pid != NO_PLACE && !self.is_known(*pid)).collect();
         for pid in self.strangers.gone(&strangers, is_alive, Instant::now()) {
             self.forget(pid);
         }
     }
 
-    fn say_what_is_missing(&mut self, running: &[NodeProcess]) {
-        let hidden = if running.is_empty() { discover::hidden() } else { Vec::new() };
+    fn say_what_is_missing(&mut self) {
+        let is_idle = self.known.is_empty() && self.watcher.has_looked();
+        let hidden = if is_idle { discover::hidden() } else { Vec::new() };
         if !hidden.is_empty() && !self.said_hidden {
             self.said_hidden = true;
             tracing::warn!(
@@ -255,7 +302,7 @@ impl Watcher {
                 "nodes of other users run here and may not be looked at: run as root, or with CAP_SYS_PTRACE"
             );
         }
-        if running.is_empty() && !self.said_none {
+        if is_idle && !self.said_none {
             self.said_none = true;
             match (&self.config.bitcoind_pid, &self.config.bitcoind_pid_file) {
                 (Some(pid), _) => tracing::warn!(pid, "no such process, waiting for it"),
@@ -321,12 +368,6 @@ impl Watcher {
     pub(super) fn wait(&mut self, at_most: Duration) {
         self.programs.wait(at_most);
     }
-}
-
-/// It is in no container: its paths lead us to the same files.
-fn is_in_our_root(node: &NodeProcess) -> bool {
-    let root = Path::new("/");
-    FileId::of(&node.host_path(root)) == FileId::of(root)
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ mod tests;
 mod watch;
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -93,17 +94,21 @@ pub fn check(config: &Config) -> Vec<Finding> {
         )];
     }
     let metrics = Finding::listens("metrics", "be served at", &config.prometheus_address, METRICS_FLAG);
-    vec![check_socket(path), metrics]
+    vec![can_connect(path, UnixStream::connect(path)), metrics]
 }
 
 /// Whether the socket of a node that was found can be connected to, for `doctor`.
 pub fn check_found(found: &IpcWindow) -> Finding {
-    check_socket(&found.path)
+    let socket = found.access.socket(&found.path);
+    let connected =
+        socket.and_then(|socket| UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())));
+    can_connect(&found.path, connected)
 }
 
-fn check_socket(path: &Path) -> Finding {
+/// What is said of a socket that was tried to be connected to.
+fn can_connect(path: &Path, connected: io::Result<UnixStream>) -> Finding {
     let shown = path.display();
-    match UnixStream::connect(path) {
+    match connected {
         Ok(_) => Finding::good(format!("a node listens on {shown}")),
         Err(error) => {
             let fix = match error.kind() {
@@ -151,7 +156,8 @@ async fn start_found(
     publisher: Publisher,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let settings = watch::Settings { uid: Some(found.uid), ..watch::Settings::new(found.path, &config) };
+    let settings =
+        watch::Settings { access: Some(found.access), ..watch::Settings::new(found.path, &config) };
     watch::Watch::new(settings, publisher).follow(stop).await
 }
 

@@ -10,6 +10,8 @@ use peer_observer_bus::{Bus, Limits, Subscriber};
 use peer_observer_events::proto::ipc_extractor::ipc::IpcEvent;
 use peer_observer_events::proto::observer::Source;
 use peer_observer_events::{PeerObserverEvent, Subject};
+use peer_observer_node::access::Access;
+use peer_observer_node::process::User;
 use peer_observer_testkit::ipc_node::{Control, FakeNode, HasStarted, Kind};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -49,7 +51,8 @@ async fn start_as(uid: Option<u32>, socket: &Path, every: Duration, limit: Durat
     let stop = CancellationToken::new();
     // So short that a real node is met in every moment of its start and its end.
     let pauses = Pauses { first: QUICK, away: QUICK, odd: QUICK };
-    let settings = Settings { socket: socket.into(), name: "alice".into(), every, limit, pauses, uid };
+    let access = uid.map(|uid| Access::new(User::new(uid, vec![uid]), "/".into()));
+    let settings = Settings { socket: socket.into(), name: "alice".into(), every, limit, pauses, access };
     let names = peer_observer_exporter::server::Names { allowed: Vec::new(), flag: "--prometheus-host" };
     let task = tokio::spawn(watch::run(listener, names, settings, publisher, stop.clone()));
     Running { events, metrics, stop, task, _bus: bus, _started: HasStarted::start() }

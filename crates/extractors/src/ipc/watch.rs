@@ -3,6 +3,8 @@
 //! There is one connection at a time, with one call in progress. Cap'n Proto's objects stay on the thread that made them, so every
 //! connection has a thread of its own.
 
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,8 +15,9 @@ use peer_observer_events::PeerObserverEvent;
 use peer_observer_events::proto::ipc_extractor::ipc::IpcEvent;
 use peer_observer_events::proto::ipc_extractor::{BlockTip, Ipc};
 use peer_observer_exporter::server;
+use peer_observer_node::access::Access;
 use tokio::net::{TcpListener, UnixStream};
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -59,8 +62,15 @@ pub(super) struct Settings {
     pub(super) limit: Duration,
     /// When to try again.
     pub(super) pauses: Pauses,
-    /// Id of the user that the node runs as, where that is known.
-    pub(super) uid: Option<u32>,
+    /// Who may connect to the socket, where a node that was found names it.
+    pub(super) access: Option<Access>,
+}
+
+/// A socket to connect to.
+struct Place {
+    path: PathBuf,
+    /// What the path refers to.
+    _socket: Option<OwnedFd>,
 }
 
 impl Settings {
@@ -72,8 +82,18 @@ impl Settings {
             every: Duration::from_secs(config.query_interval),
             limit: Duration::from_secs(config.ipc_timeout),
             pauses: PAUSES,
-            uid: None,
+            access: None,
         }
+    }
+
+    /// The socket that is there now.
+    fn place(&self) -> io::Result<Place> {
+        let Some(access) = &self.access else {
+            return Ok(Place { path: self.socket.clone(), _socket: None });
+        };
+        let socket = access.socket(&self.socket)?;
+        let path = format!("/proc/self/fd/{}", socket.as_raw_fd()).into();
+        Ok(Place { path, _socket: Some(socket) })
     }
 }
 
@@ -108,13 +128,18 @@ pub(super) async fn run(
     pages.await.map(|_| ()).map_err(RunError::Crashed)
 }
 
-/// One connection.
-fn on_a_thread(watch: Arc<Watch>, stop: CancellationToken) -> JoinHandle<Result<(), Error>> {
+/// One connection, on a thread of its own: not one of those that the runtime has for work that takes long, which a node that
+/// never answers would keep from others.
+async fn on_a_thread(watch: Arc<Watch>, stop: CancellationToken) -> Result<(), Error> {
     let runtime = tokio::runtime::Handle::current();
-    tokio::task::spawn_blocking(move || {
+    let (done, finished) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("ipc".into()).spawn(move || {
         let connection = stop.run_until_cancelled(watch.connection());
-        runtime.block_on(connection).unwrap_or(Ok(()))
-    })
+        let _ = done.send(runtime.block_on(connection).unwrap_or(Ok(())));
+    });
+    thread.map_err(Error::Connect)?;
+    // The library has checks that a node can make fail. That must end no more than its connection.
+    finished.await.unwrap_or(Err(Error::Crashed))
 }
 
 impl Watch {
@@ -136,12 +161,7 @@ impl Watch {
                 let _ = stop.run_until_cancelled(sleep(self.settings.pauses.away)).await;
                 continue;
             }
-            let outcome = match on_a_thread(self.clone(), stop.clone()).await {
-                Ok(outcome) => outcome,
-                // The library has checks that a node can make fail. That must end no more than its connection.
-                Err(error) if error.is_panic() => Err(Error::Crashed),
-                Err(error) => return Err(RunError::Crashed(error)),
-            };
+            let outcome = on_a_thread(self.clone(), stop.clone()).await;
             self.metrics.disconnected();
             let Err(error) = outcome else { continue };
             self.metrics.failed(&error);
@@ -154,14 +174,15 @@ impl Watch {
     /// Connects, and tells of tips until that fails, or the connection has been used enough.
     async fn connection(&self) -> Result<(), Error> {
         let begin = Instant::now();
-        let socket = Socket::at(&self.settings.socket);
-        let stream = UnixStream::connect(&self.settings.socket).await.map_err(Error::Connect)?;
+        let place = self.settings.place().map_err(Error::Connect)?;
+        let socket = Socket::at(&place.path);
+        let stream = UnixStream::connect(&place.path).await.map_err(Error::Connect)?;
         let listener = stream.peer_cred().map_err(Error::Connect)?;
-        if self.settings.uid.is_some_and(|uid| uid != listener.uid()) {
+        if self.settings.access.as_ref().is_some_and(|access| access.uid() != listener.uid()) {
             return Err(Error::Stranger { uid: listener.uid() });
         }
         let pid = listener.pid().filter(|pid| *pid > 0);
-        let started = Peer { pid, socket: &self.settings.socket }.started().ok_or(Error::Starting)?;
+        let started = Peer { pid, socket: &place.path }.started().ok_or(Error::Starting)?;
         self.metrics.fetched(Method::Connect, begin.elapsed());
         let (mut system, init) = speak(stream);
         let tips = async {
@@ -186,7 +207,8 @@ impl Watch {
     /// Whether the node that listens is one that said that it stops.
     fn is_left_alone(&self) -> bool {
         self.stopping().as_ref().is_some_and(|(socket, until)| {
-            Instant::now() < *until && Socket::at(&self.settings.socket).as_ref() == Some(socket)
+            let there = self.settings.place().ok().and_then(|place| Socket::at(&place.path));
+            Instant::now() < *until && there.as_ref() == Some(socket)
         })
     }
 

@@ -21,6 +21,7 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -34,6 +35,7 @@ use peer_observer_node::debug_log::{Begin, Break, Follower, Lines, Parser, RawLi
 use peer_observer_node::names::{BadName, check_name};
 use peer_observer_node::windows::LogWindow;
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 pub use convert::log;
@@ -101,6 +103,9 @@ pub enum Error {
     /// Standard input cannot be read.
     #[error("cannot read the log from standard input: {0}")]
     Stdin(io::Error),
+    /// There is no thread to be had.
+    #[error("cannot start a thread for the log: {0}")]
+    Thread(io::Error),
     /// A thread ended in a way it never should.
     #[error("the log extractor crashed: please report this")]
     Crashed,
@@ -242,8 +247,15 @@ async fn work(
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let worker = Worker::new(node, source, state, publisher);
-    // Reading a file can take its time, and belongs on no thread of the runtime.
-    tokio::task::spawn_blocking(move || worker.run(&stop)).await.map_err(|_| Error::Crashed)
+    let (done, finished) = oneshot::channel();
+    // Reading a file can take its time, and belongs on no thread of the runtime. Nor on one of those that the runtime has for
+    // such work: whoever starts processes chooses how many logs there are, and pages are rendered there.
+    let thread = thread::Builder::new().name("log".into()).spawn(move || {
+        worker.run(&stop);
+        let _ = done.send(());
+    });
+    thread.map_err(Error::Thread)?;
+    finished.await.map_err(|_| Error::Crashed)
 }
 
 /// What became of the lines, for the log of our own.
@@ -306,7 +318,7 @@ impl Worker {
                     is_known = true;
                     self.take(&buffer[..n]);
                     if n == CHUNK {
-                        std::thread::sleep(PACE);
+                        thread::sleep(PACE);
                     }
                     if Instant::now() < keep_at {
                         continue;
@@ -372,7 +384,7 @@ impl Worker {
         let until = Instant::now() + HAND_ON;
         while self.state.is_some() && self.reporter.publisher.progress().left() > 0 && Instant::now() < until
         {
-            std::thread::sleep(HAND_ON / 50);
+            thread::sleep(HAND_ON / 50);
         }
         self.keep();
     }
@@ -440,6 +452,6 @@ fn wait(time: Duration, stop: &CancellationToken) {
         if left.is_zero() {
             return;
         }
-        std::thread::sleep(left.min(STOP_LATENCY));
+        thread::sleep(left.min(STOP_LATENCY));
     }
 }

@@ -66,8 +66,7 @@ impl Source {
 
     /// There is no such file. A pipe says so itself.
     pub(super) fn is_missing(&self) -> bool {
-        let Source::File(follower) = self else { return false };
-        fs::metadata(follower.path()).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        matches!(self, Source::File(follower) if follower.is_missing())
     }
 
     /// It can be read again, so the place in it is worth keeping.

@@ -477,12 +477,13 @@ async fn every_line_of_a_real_node_is_understood() {
 
 #[test]
 fn advice_says_who_may_not_read_the_log() {
-    use peer_observer_node::access::{Access, User};
+    use peer_observer_node::access::Access;
+    use peer_observer_node::process::User;
     use std::os::unix::fs::PermissionsExt;
     let folder = TempDir::new().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let path = folder.path().join("debug.log");
-    let stranger = User { uid: 54_321, gids: vec![54_321] };
+    let stranger = User::new(54_321, vec![54_321]);
     let found = || LogWindow {
         path: path.clone(),
         known_as: path.clone(),

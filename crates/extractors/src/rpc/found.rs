@@ -3,7 +3,7 @@
 //! A node is found by the name of its program, and says itself where its RPC interface is: whoever can start a program on this machine
 //! can be such a node. So a login of the settings is for it only as far as its user may know that login anyway.
 
-use peer_observer_node::access::User;
+use peer_observer_node::process::User;
 use peer_observer_node::rpc::{self, Login};
 use peer_observer_node::windows::RpcWindow;
 
@@ -63,6 +63,6 @@ pub(super) fn login(config: &Config, found: &RpcWindow) -> Result<(Login, Option
 /// Its user could read the settings, and more. Root of a container is not that of the machine.
 fn is_ours(found: &RpcWindow) -> bool {
     let access = &found.access;
-    let own = User::of_process(std::process::id()).map(|user| user.uid);
+    let own = User::own().map(|user| user.uid());
     !access.is_elsewhere() && (access.uid() == 0 || Some(access.uid()) == own)
 }

@@ -7,7 +7,7 @@
 //! it is known when it was made: what was written later goes on there.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, Metadata};
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -15,8 +15,9 @@ use std::time::SystemTime;
 
 use memchr::memmem;
 
-use crate::access::Access;
-use crate::discover::FileId;
+use crate::access::{self, Access};
+use crate::process::FileId;
+use crate::regular;
 
 /// How much of a file's beginning tells it from others, bytes. Bitcoin Core's first lines have the time of its start.
 const HEAD: usize = 256;
@@ -29,6 +30,8 @@ const SEARCH: u64 = 16 << 20;
 const LOOKS: u32 = 5;
 /// Rotated files that are looked at, at most.
 const MAX_ROTATED: usize = 1000;
+/// Entries of a folder that are looked at, at most: whoever owns the folder of a log chooses how many there are.
+const MAX_ENTRIES: usize = 10_000;
 
 /// A place in a log, which survives its rotation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -128,6 +131,11 @@ impl Follower {
         &self.path
     }
 
+    /// There is no such file.
+    pub fn is_missing(&self) -> bool {
+        matches!(open_if_there(&self.path, self.access.as_ref()), Ok(None))
+    }
+
     /// The place behind what was read but for the last `pending` bytes. Nothing as long as nothing was found to read.
     pub fn position(&self, pending: u64) -> Option<Position> {
         let mut position = match (&self.open, &self.next) {
@@ -161,18 +169,24 @@ impl Follower {
                 if self.rotated.is_empty() {
                     // The file may have been rotated more than once since it was looked at. One that is compressed now is no
                     // gap: there was no time to write, rotate and compress another.
-                    let rotated = rotated(&self.path);
-                    if let Some(at) = rotated.iter().position(|(_, path)| FileId::of(path) == Some(open.id)) {
+                    let access = self.access.as_ref();
+                    let rotated = rotated(&self.path, access);
+                    let is_this = |path: &Path| id_of(path, access) == Some(open.id);
+                    if let Some(at) = rotated.iter().position(|(_, path)| is_this(path)) {
+                        let after = &rotated[at + 1..];
                         (self.rotated, _) =
-                            newer(&self.path, &rotated[at + 1..], Some(&rotated[at].1), &open.head);
+                            newer(&self.path, after, Some(&rotated[at].1), &open.head, access);
                     }
                 }
                 self.open = None;
                 self.next = Next::Whole;
                 return Ok(Step::Break(Break::Rotated));
             }
+            let access = self.access.as_ref();
             let is_over = !self.rotated.is_empty()
-                || fs::metadata(&self.path).is_ok_and(|next| file_id(&next) != open.id && next.len() > 0);
+                || (id_of(&self.path, access).is_some_and(|next| next != open.id)
+                    && open_if_there(&self.path, access)
+                        .is_ok_and(|next| next.is_some_and(|(_, meta)| meta.len() > 0)));
             if !is_over {
                 return Ok(Step::Idle);
             }
@@ -219,7 +233,7 @@ impl Follower {
                     return Ok(if found.gap { Step::Break(Break::Gap) } else { Step::Read(0) });
                 }
                 // Its volume may not be mounted yet, or the node not started.
-                let Ok(meta) = fs::metadata(&self.path) else { return Ok(Step::Idle) };
+                let Ok(Some((_, meta))) = open_if_there(&self.path, access) else { return Ok(Step::Idle) };
                 let now = meta.len();
                 let settled = *looks > 0 && now == *size && now > 0;
                 *size = now;
@@ -300,14 +314,14 @@ fn locate(path: &Path, position: &Position, access: Option<&Access>) -> io::Resu
         let open = Open::at(file.try_clone()?, meta, position.offset)?;
         return Ok(Some(Found { open, newer: Vec::new(), gap: false }));
     }
-    let rotated = rotated(path);
+    let rotated = rotated(path, access);
     for (at, (_, part)) in rotated.iter().enumerate() {
         // One that is gone or may not be read is no better than one that is not the right one.
         let Ok(Some((file, meta))) = open_if_there(part, access) else { continue };
         if !holds(&file, &meta, position).unwrap_or(false) {
             continue;
         }
-        let (newer, gap) = newer(path, &rotated[at + 1..], Some(part), &position.head);
+        let (newer, gap) = newer(path, &rotated[at + 1..], Some(part), &position.head, access);
         return Ok(Some(Found { open: Open::at(file, &meta, position.offset)?, newer, gap }));
     }
     let Some((file, meta)) = current else { return Ok(None) };
@@ -323,9 +337,9 @@ fn since_empty(
     access: Option<&Access>,
 ) -> io::Result<Option<Found>> {
     let Some(since) = position.empty_since else { return Ok(None) };
-    let rotated = rotated(path);
+    let rotated = rotated(path, access);
     let at = rotated.partition_point(|(written, _)| *written <= since);
-    let (mut parts, mut gap) = newer(path, &rotated[at..], None, &[]);
+    let (mut parts, mut gap) = newer(path, &rotated[at..], None, &[], access);
     while !parts.is_empty() {
         let part = parts.remove(0);
         if let Ok(Some((file, meta))) = open_if_there(&part, access) {
@@ -368,24 +382,22 @@ fn find_in(file: &File, tail: &[u8]) -> io::Result<Option<u64>> {
 }
 
 /// Files beside `path` whose names begin like it (`debug.log.1`), the one that was written last at the end.
-fn rotated(path: &Path) -> Vec<(SystemTime, PathBuf)> {
+fn rotated(path: &Path, access: Option<&Access>) -> Vec<(SystemTime, PathBuf)> {
     let (Some(name), Some(folder)) = (path.file_name().map(OsStr::as_encoded_bytes), path.parent()) else {
         return Vec::new();
     };
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let entries = match access {
+        Some(access) => access.list(folder, MAX_ENTRIES),
+        None => access::list_own(folder, MAX_ENTRIES),
+    };
+    let is_rotated = |other: &[u8]| other.len() > name.len() && other.starts_with(name);
     let mut found: Vec<_> = entries
-        .flatten()
-        .filter(|entry| {
-            let other = entry.file_name();
-            let other = other.as_encoded_bytes();
-            other.len() > name.len() && other.starts_with(name)
-        })
-        .filter_map(|entry| {
-            let meta = entry.metadata().ok()?;
-            meta.is_file().then(|| Some((meta.modified().ok()?, entry.path())))?
-        })
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|entry| entry.is_file && is_rotated(entry.name.as_encoded_bytes()))
         .take(MAX_ROTATED)
+        .map(|entry| (entry.modified, folder.join(entry.name)))
         .collect();
     found.sort();
     found
@@ -398,6 +410,7 @@ fn newer(
     later: &[(SystemTime, PathBuf)],
     read: Option<&Path>,
     head: &[u8],
+    access: Option<&Access>,
 ) -> (Vec<PathBuf>, bool) {
     let mut newer: Vec<PathBuf> = Vec::new();
     let mut heads = vec![head.to_vec()];
@@ -406,7 +419,7 @@ fn newer(
         path.as_os_str().as_encoded_bytes().starts_with(known.as_os_str().as_encoded_bytes())
     };
     for (_, path) in later.iter().filter(|(_, path)| is_rotation(log, path)) {
-        match looks_like(path, &heads) {
+        match looks_like(path, &heads, access) {
             Looks::Log(head) => {
                 newer.push(path.clone());
                 heads.push(head);
@@ -465,10 +478,9 @@ enum Looks {
     Unreadable,
 }
 
-fn looks_like(path: &Path, known: &[Vec<u8>]) -> Looks {
-    let Ok(head) = File::open(path).and_then(|file| read_range(&file, 0, HEAD)) else {
-        return Looks::Unreadable;
-    };
+fn looks_like(path: &Path, known: &[Vec<u8>], access: Option<&Access>) -> Looks {
+    let Ok(Some((file, _))) = open_if_there(path, access) else { return Looks::Unreadable };
+    let Ok(head) = read_range(&file, 0, HEAD) else { return Looks::Unreadable };
     if COMPRESSED.iter().any(|magic| head.starts_with(magic)) {
         return Looks::Unreadable;
     }
@@ -480,11 +492,19 @@ fn file_id(meta: &Metadata) -> FileId {
     FileId { device: meta.dev(), inode: meta.ino() }
 }
 
+/// What stands at this path, unless it cannot be found.
+fn id_of(path: &Path, access: Option<&Access>) -> Option<FileId> {
+    match access {
+        Some(access) => access.id(path).ok(),
+        None => FileId::of(path),
+    }
+}
+
 /// The file, unless there is none.
 fn open_if_there(path: &Path, access: Option<&Access>) -> io::Result<Option<(File, Metadata)>> {
     let opened = match access {
         Some(access) => access.open(path),
-        None => open_regular(path),
+        None => regular::open(path),
     };
     match opened {
         Ok(file) => {
@@ -494,14 +514,6 @@ fn open_if_there(path: &Path, access: Option<&Access>) -> io::Result<Option<(Fil
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// To open a pipe or a device can wait, or do something.
-fn open_regular(path: &Path) -> io::Result<File> {
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    File::open(path)
 }
 
 /// As many of these bytes as there are.

@@ -3,8 +3,7 @@
 //! A node writes a new cookie file whenever it starts, so a login from a file is read again when the node refuses it.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::PathBuf;
 
 use base64::Engine;
@@ -13,6 +12,7 @@ use hyper::header::HeaderValue;
 
 use super::Error;
 use crate::access::Access;
+use crate::regular;
 
 /// A login is shorter, bytes.
 const MAX_LOGIN: u64 = 4096;
@@ -60,20 +60,16 @@ impl LoginFile {
     /// The file with this path where `access` is, read as far as that goes.
     fn as_read_by(&self, access: &Access) -> Self {
         let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
-        LoginFile::of_node(access.path(&path), access.clone())
+        LoginFile::of_node(path, access.clone())
     }
 
     fn read(&self) -> Result<String, Error> {
         let error = |source| Error::LoginFile { path: self.path.clone(), source };
         let opened = match &self.access {
             Some(access) => access.open(&self.path),
-            None => File::open(&self.path),
+            None => regular::open(&self.path),
         };
         let file = opened.map_err(error)?;
-        // A pipe would be waited for.
-        if !file.metadata().map_err(error)?.is_file() {
-            return Err(error(io::Error::other("it is no regular file")));
-        }
         let mut text = String::new();
         file.take(MAX_LOGIN).read_to_string(&mut text).map_err(error)?;
         Ok(text)

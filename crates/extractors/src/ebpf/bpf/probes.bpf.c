@@ -658,3 +658,49 @@ int nothing(struct pt_regs *ctx)
 {
 	return 0;
 }
+
+// How nodes ended, for kernels that do not tell it in another way (../exit.rs).
+
+// Signals that ended nodes, by process id. Which processes are nodes is decided elsewhere: those that have an entry, of 0 at first.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 512);
+	__type(key, __u32);
+	__type(value, __u32);
+} node_signals SEC(".maps");
+
+// What the tracepoint signal:signal_deliver has, see its `format` in tracefs.
+struct signal_deliver {
+	__u64 common;
+	int signal;
+	int error;
+	int code;
+	unsigned long handler;
+	unsigned long flags;
+};
+
+#define SIGKILL 9
+
+SEC("tracepoint/signal/signal_deliver")
+int signal_delivered(struct signal_deliver *delivered)
+{
+	__u64 ids = bpf_get_current_pid_tgid();
+	__u32 process = ids >> 32;
+	__u32 *ended = bpf_map_lookup_elem(&node_signals, &process);
+
+	if (!ended)
+		return 0;
+	int signal = delivered->signal;
+	// Not fatal by default: SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH.
+	if (delivered->handler != 0 || (signal >= 17 && signal <= 23) || signal == 28)
+		return 0;
+	if (signal != SIGKILL) {
+		*ended = signal;
+		return 0;
+	}
+	// When a process exits, the kernel ends its other threads with SIGKILL: only the first thread's counts. After a fatal signal
+	// it does so, too.
+	if ((__u32)ids == process && *ended == 0)
+		*ended = SIGKILL;
+	return 0;
+}

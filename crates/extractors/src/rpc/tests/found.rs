@@ -45,7 +45,7 @@ async fn nodes_that_were_found_share_a_page_and_a_login_of_the_settings_goes_bef
 
 /// What a user of this machine may read.
 fn of_user(uid: u32) -> Access {
-    Access::new(User { uid, gids: vec![uid] }, "/".into())
+    Access::new(User::new(uid, vec![uid]), "/".into())
 }
 
 /// A login that is refused is counted by the server, so it sees all that it is sent.
@@ -71,8 +71,8 @@ async fn a_login_of_the_settings_is_sent_only_to_nodes_whose_user_may_know_it() 
         |config, file| Config { rpc_user: Some("u".into()), rpc_password_file: Some(file), ..config };
     let password =
         |config, _| Config { rpc_user: Some("u".into()), rpc_password: Some("p".into()), ..config };
-    let own = User::of_process(std::process::id()).unwrap().uid;
-    let elsewhere = Access::new(User { uid: 0, gids: vec![0] }, folder.path().join("container"));
+    let own = User::own().unwrap().uid();
+    let elsewhere = Access::new(User::new(0, vec![0]), folder.path().join("container"));
     let cases: [(Set, _, _, bool); 9] = [
         (cookie, &private, of_user(STRANGER), false),
         (cookie, &open, of_user(STRANGER), true),

@@ -1,5 +1,6 @@
 //! Every test numbers its lines: none may be missing, none may come twice.
 
+use std::fs;
 use std::io::Write;
 
 use tempfile::TempDir;

@@ -1,0 +1,517 @@
+//! Follows the nodes of this machine: which run, what changed, which ended and how.
+//!
+//! One thread looks, for everybody who wants to know. Each [`Subscription`] compares what it has reported with what there is, so
+//! a subscriber that is slow holds nothing up and costs no memory.
+//!
+//! How many nodes there are is up to whoever starts processes, so their number is bounded, in all and for each user. Nodes of
+//! root and of our own user have places that no other user can take.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::discover::{Candidate, NodeProcess, Wanted};
+use crate::process::{FileId, Identity, ProcessDir, User};
+
+/// Nodes that are followed at once.
+pub const MAX_NODES: usize = 256;
+/// Of these, those of one user other than root and our own.
+pub const MAX_NODES_OF_USER: usize = 64;
+/// Of these, those of all such users: the rest is for root and our own user.
+const MAX_NODES_OF_USERS: usize = MAX_NODES - MAX_NODES_OF_USER;
+/// Ends of processes that are remembered for slow subscribers.
+const MAX_ENDS: usize = 4 * MAX_NODES;
+/// New nodes of users that are looked at in one look, however long that takes.
+const AT_LEAST: usize = 8;
+/// No further ones after this time.
+const AT_MOST: Duration = Duration::from_millis(100);
+/// A node is reported without a data directory only after so many looks.
+const WAIT_FOR_DATADIR: u32 = 2;
+/// How often to look.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A line about nodes that are left out is not repeated sooner.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
+
+/// Which processes are nodes: a program of Bitcoin Core by its name, unless something else is asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Only this process.
+    pub pid: Option<u32>,
+    /// Only the process whose id is in this file.
+    pub pid_file: Option<PathBuf>,
+    /// Only processes that run one of these programs.
+    pub programs: Vec<PathBuf>,
+}
+
+impl Selection {
+    /// The process that is asked for, if one is; inside, its id, if it is known.
+    fn process(&self) -> Option<Option<u32>> {
+        if let Some(pid) = self.pid {
+            return Some(Some(pid));
+        }
+        let file = crate::regular::open(self.pid_file.as_ref()?);
+        let read = file.and_then(|file| io::read_to_string(io::Read::take(file, 64)));
+        Some(read.ok().and_then(|text| text.trim().parse().ok()))
+    }
+
+    fn wanted(&self, followed: impl Iterator<Item = FileId>) -> Wanted {
+        if let Some(process) = self.process() {
+            return Wanted { pids: Some(process.into_iter().collect()), ..Wanted::default() };
+        }
+        let mut files: Vec<FileId> = self.programs.iter().filter_map(|path| FileId::of(path)).collect();
+        let by_file = !self.programs.is_empty();
+        // A program that was replaced may be started again by whoever has it open.
+        files.extend(followed.filter(|_| by_file));
+        Wanted { files, pids: None, by_file }
+    }
+}
+
+/// How a node ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It exited, with this status.
+    Exit(i32),
+    /// A signal ended it.
+    Signal(i32),
+    /// The process goes on, and is no node any more: it runs another program.
+    Replaced,
+    /// The kernel does not say.
+    Unknown,
+}
+
+impl Ended {
+    /// From the status that wait(2) returns.
+    pub fn from_wait_status(status: i32) -> Self {
+        match status & 0x7f {
+            0 => Ended::Exit(status >> 8 & 0xff),
+            signal => Ended::Signal(signal),
+        }
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ended::Exit(status) => write!(f, "exit status {status}"),
+            Ended::Signal(signal) => write!(f, "signal {signal}"),
+            Ended::Replaced => f.write_str("runs another program"),
+            Ended::Unknown => f.write_str("unknown"),
+        }
+    }
+}
+
+/// Says how processes ended, where reading /proc does not.
+pub trait ExitSource: Send + Sync {
+    /// From now on this process may end.
+    fn expect(&self, pid: u32);
+    /// How a process ended that is gone: `pidfd` refers to it, where the kernel has that.
+    fn ended(&self, pidfd: Option<BorrowedFd<'_>>, pid: u32) -> Option<Ended>;
+    /// This process is gone, and its id may be another's.
+    fn forget(&self, pid: u32);
+}
+
+/// Something that happened to a node.
+#[derive(Debug, Clone)]
+pub enum NodeEvent {
+    /// It runs.
+    Appeared(Arc<NodeProcess>),
+    /// It is the same process, with another program, user or data directory.
+    Changed(Arc<NodeProcess>),
+    /// It is gone.
+    Gone(Arc<NodeProcess>, Ended),
+}
+
+/// A process: its id and when it started.
+type ProcessId = (u32, u64);
+
+fn id(node: &NodeProcess) -> ProcessId {
+    (node.pid, node.started)
+}
+
+/// A process that is followed.
+struct Tracked {
+    process: Arc<ProcessDir>,
+    /// Refers to the process also when it is gone.
+    pidfd: Option<OwnedFd>,
+    identity: Identity,
+    node: Arc<NodeProcess>,
+}
+
+/// What subscribers read.
+#[derive(Default)]
+struct Published {
+    nodes: BTreeMap<u32, (u64, Arc<NodeProcess>)>,
+    ends: VecDeque<(ProcessId, Ended)>,
+}
+
+#[derive(Default)]
+struct Shared {
+    published: Mutex<Published>,
+    /// Grows with each change.
+    version: AtomicU64,
+    /// Number of looks so far.
+    looks: AtomicU64,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn publish(&self, node: Arc<NodeProcess>) {
+        let version = self.version.fetch_add(1, Ordering::AcqRel) + 1;
+        locked(&self.published).nodes.insert(node.pid, (version, node));
+    }
+
+    fn remove(&self, node: &NodeProcess, ended: Ended) {
+        let mut published = locked(&self.published);
+        published.nodes.remove(&node.pid);
+        if published.ends.len() == MAX_ENDS {
+            published.ends.pop_front();
+        }
+        published.ends.push_back((id(node), ended));
+        self.version.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// Looks for nodes. Not a thread: [`NodeWatcher`] is.
+struct Tracker {
+    selection: Selection,
+    shared: Arc<Shared>,
+    tracked: BTreeMap<u32, Tracked>,
+    exits: Vec<Arc<dyn ExitSource>>,
+    own_uid: u32,
+    reported: Option<Instant>,
+    /// Processes that have no data directory yet, and for how many looks.
+    incomplete: HashMap<u32, u32>,
+    /// Looks for which they are waited for.
+    patience: u32,
+}
+
+impl Tracker {
+    fn new(selection: Selection, shared: Arc<Shared>) -> Self {
+        let own_uid = User::own().map_or(0, |user| user.uid());
+        let (tracked, incomplete) = Default::default();
+        Tracker {
+            selection,
+            shared,
+            tracked,
+            exits: Vec::new(),
+            own_uid,
+            reported: None,
+            incomplete,
+            patience: WAIT_FOR_DATADIR,
+        }
+    }
+
+    fn look(&mut self) {
+        let wanted = self.selection.wanted(self.tracked.values().map(|tracked| tracked.identity.program));
+        let pids: Vec<u32> = self.tracked.keys().copied().collect();
+        for pid in pids {
+            self.look_again(pid, &wanted);
+        }
+        let began = Instant::now();
+        let mut left_out = Vec::new();
+        let mut candidates = wanted.candidates(|pid| self.tracked.contains_key(&pid));
+        candidates.retain(|candidate| {
+            let has_place = self.has_place(candidate.uid);
+            if !has_place {
+                left_out.push(candidate.process.pid());
+            }
+            has_place
+        });
+        // Who was there first has a place first, after those whose place nobody else can take.
+        candidates.sort_by_cached_key(|candidate| {
+            let started = candidate.process.identity().map_or(u64::MAX, |identity| identity.started);
+            (!self.is_privileged(candidate.uid), started)
+        });
+        for (at, candidate) in candidates.iter().enumerate() {
+            // The settings of new nodes can be made to take long. The others have their turn at the next look.
+            if at >= AT_LEAST && !self.is_privileged(candidate.uid) && began.elapsed() > AT_MOST {
+                break;
+            }
+            if !self.has_place(candidate.uid) || self.track(candidate, &wanted) == Some(Place::None) {
+                left_out.push(candidate.process.pid());
+            }
+        }
+        self.incomplete.retain(|pid, _| candidates.iter().any(|candidate| candidate.process.pid() == *pid));
+        self.report_left_out(&left_out);
+        self.shared.looks.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Looks at a process that is followed.
+    fn look_again(&mut self, pid: u32, wanted: &Wanted) {
+        let Some(tracked) = self.tracked.get_mut(&pid) else { return };
+        let identity = tracked.process.identity();
+        match identity {
+            Err(_) => {
+                let ended = self.end_of(pid);
+                self.untrack(pid, ended);
+            }
+            Ok(now) if now == tracked.identity => {
+                // The node makes its data directory when it starts, which may be by now.
+                if let Some(node) = completed(&tracked.node) {
+                    tracked.node = Arc::new(node);
+                    self.shared.publish(tracked.node.clone());
+                }
+            }
+            Ok(now) => {
+                if now.program != tracked.identity.program && !wanted.wants(&tracked.process) {
+                    return self.untrack(pid, Ended::Replaced);
+                }
+                // One that changes at this moment is looked at again.
+                let Ok(node) = NodeProcess::read(tracked.process.clone()) else { return };
+                tracked.identity = now;
+                tracked.node = Arc::new(node);
+                self.shared.publish(tracked.node.clone());
+            }
+        }
+    }
+
+    fn end_of(&self, pid: u32) -> Ended {
+        let Some(tracked) = self.tracked.get(&pid) else { return Ended::Unknown };
+        if let Some(status) = tracked.process.zombie() {
+            return Ended::from_wait_status(status);
+        }
+        let pidfd = tracked.pidfd.as_ref().map(AsFd::as_fd);
+        self.exits.iter().find_map(|source| source.ended(pidfd, pid)).unwrap_or(Ended::Unknown)
+    }
+
+    fn untrack(&mut self, pid: u32, ended: Ended) {
+        if let Some(tracked) = self.tracked.remove(&pid) {
+            self.exits.iter().for_each(|source| source.forget(pid));
+            self.shared.remove(&tracked.node, ended);
+        }
+    }
+
+    fn is_privileged(&self, uid: u32) -> bool {
+        uid == 0 || uid == self.own_uid
+    }
+
+    /// There is a place for one more node of this user.
+    fn has_place(&self, uid: u32) -> bool {
+        if self.tracked.len() >= MAX_NODES {
+            return false;
+        }
+        if self.is_privileged(uid) {
+            return true;
+        }
+        let owners = || self.tracked.values().map(|tracked| tracked.node.owner);
+        owners().filter(|owner| *owner == uid).count() < MAX_NODES_OF_USER
+            && owners().filter(|owner| !self.is_privileged(*owner)).count() < MAX_NODES_OF_USERS
+    }
+
+    /// Follows a process from now on. Nothing when it is gone, or changes at this moment.
+    fn track(&mut self, candidate: &Candidate, wanted: &Wanted) -> Option<Place> {
+        let process = &candidate.process;
+        // Before the process is looked at: it is the same one when it still is there afterwards.
+        let pidfd = i32::try_from(process.pid()).ok().and_then(Pid::from_raw);
+        let pidfd = pidfd.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let identity = process.identity().ok()?;
+        // Its folder in /proc may say that root owns it.
+        if !self.has_place(identity.credentials.real_uid()) {
+            return Some(Place::None);
+        }
+        let node = NodeProcess::read(process.clone()).ok()?;
+        if node.file != identity.program || !wanted.wants(process) {
+            return None;
+        }
+        // Its name depends on it, and the node makes it when it starts.
+        if node.has_no_datadir {
+            let looks = self.incomplete.entry(node.pid).or_default();
+            *looks += 1;
+            if *looks <= self.patience {
+                return None;
+            }
+        }
+        self.exits.iter().for_each(|source| source.expect(node.pid));
+        let node = Arc::new(node);
+        let tracked = Tracked { process: process.clone(), pidfd, identity, node: node.clone() };
+        self.tracked.insert(process.pid(), tracked);
+        self.shared.publish(node);
+        Some(Place::Taken)
+    }
+
+    fn report_left_out(&mut self, left_out: &[u32]) {
+        let is_due = self.reported.is_none_or(|last| last.elapsed() >= REPORT_EVERY);
+        if left_out.is_empty() || !is_due {
+            return;
+        }
+        self.reported = Some(Instant::now());
+        let shown = &left_out[..left_out.len().min(8)];
+        tracing::warn!(
+            count = left_out.len(), pids = ?shown, max = MAX_NODES, max_of_a_user = MAX_NODES_OF_USER,
+            "too many nodes, these are not watched"
+        );
+    }
+
+    /// The node that is this process, if there is a place for it.
+    fn process(&self, pid: u32) -> Option<Arc<NodeProcess>> {
+        if let Some(tracked) = self.tracked.get(&pid) {
+            return Some(tracked.node.clone());
+        }
+        let process = Arc::new(ProcessDir::open(pid).ok()?);
+        let owner = process.identity().ok()?.credentials.real_uid();
+        if !self.has_place(owner) {
+            return None;
+        }
+        NodeProcess::read(process).ok().map(Arc::new)
+    }
+}
+
+/// Whether a process found a place.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    Taken,
+    None,
+}
+
+/// The node with its data directory, if that was not there when the node was looked at, and is now.
+fn completed(node: &NodeProcess) -> Option<NodeProcess> {
+    if !node.has_no_datadir {
+        return None;
+    }
+    let mut found = node.clone();
+    found.find_datadir();
+    (!found.has_no_datadir).then_some(found)
+}
+
+/// Follows the nodes of this machine on a thread of its own, until it is dropped.
+pub struct NodeWatcher {
+    shared: Arc<Shared>,
+    tracker: Arc<Mutex<Tracker>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl fmt::Debug for NodeWatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NodeWatcher")
+    }
+}
+
+impl NodeWatcher {
+    /// Starts to look for nodes.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn start(selection: Selection) -> io::Result<Self> {
+        let shared = Arc::<Shared>::default();
+        let tracker = Arc::new(Mutex::new(Tracker::new(selection, shared.clone())));
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = thread::Builder::new().name("node-watcher".into()).spawn({
+            let (tracker, stop) = (tracker.clone(), stop.clone());
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    locked(&tracker).look();
+                    thread::park_timeout(LOOK_EVERY);
+                }
+            }
+        })?;
+        Ok(NodeWatcher { shared, tracker, stop, thread: Some(thread) })
+    }
+
+    /// Asks this source as well how nodes ended.
+    pub fn add_exit_source(&self, source: Arc<dyn ExitSource>) {
+        let mut tracker = locked(&self.tracker);
+        tracker.tracked.keys().for_each(|pid| source.expect(*pid));
+        tracker.exits.push(source);
+    }
+
+    /// What happens from now on, beginning with the nodes that are there.
+    pub fn subscribe(&self) -> Subscription {
+        Subscription { shared: self.shared.clone(), version: 0, reported: HashMap::new() }
+    }
+
+    /// The nodes that run, by process id.
+    pub fn nodes(&self) -> Vec<Arc<NodeProcess>> {
+        locked(&self.shared.published).nodes.values().map(|(_, node)| node.clone()).collect()
+    }
+
+    /// The node that is this process, whatever its program is called. Looks at it if it is not known yet.
+    pub fn process(&self, pid: u32) -> Option<Arc<NodeProcess>> {
+        let known = locked(&self.shared.published).nodes.get(&pid).map(|(_, node)| node.clone());
+        known.or_else(|| locked(&self.tracker).process(pid))
+    }
+
+    /// It has looked at least once.
+    pub fn has_looked(&self) -> bool {
+        self.shared.looks.load(Ordering::Acquire) > 0
+    }
+}
+
+impl Drop for NodeWatcher {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+        }
+    }
+}
+
+/// The nodes that run now. Looks once.
+pub fn running(selection: &Selection) -> Vec<Arc<NodeProcess>> {
+    let shared = Arc::<Shared>::default();
+    let mut tracker = Tracker::new(selection.clone(), shared.clone());
+    tracker.patience = 0;
+    tracker.look();
+    let published = locked(&shared.published);
+    published.nodes.values().map(|(_, node)| node.clone()).collect()
+}
+
+/// What happened to nodes, for one who wants to know.
+#[derive(Debug)]
+pub struct Subscription {
+    shared: Arc<Shared>,
+    version: u64,
+    /// What was reported as there, and in which version.
+    reported: HashMap<u32, (u64, Arc<NodeProcess>)>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shared")
+    }
+}
+
+impl Subscription {
+    /// What happened since the last call. Does not wait.
+    pub fn poll(&mut self) -> Vec<NodeEvent> {
+        let version = self.shared.version.load(Ordering::Acquire);
+        if version == self.version {
+            return Vec::new();
+        }
+        self.version = version;
+        let published = locked(&self.shared.published);
+        let mut events = Vec::new();
+        let is_there = |node: &NodeProcess| published.nodes.get(&node.pid).is_some_and(|(_, n)| n.is(node));
+        self.reported.retain(|_, (_, node)| {
+            if is_there(node) {
+                return true;
+            }
+            let ended = published.ends.iter().rev().find(|(process, _)| *process == id(node));
+            events.push(NodeEvent::Gone(node.clone(), ended.map_or(Ended::Unknown, |(_, ended)| *ended)));
+            false
+        });
+        for (pid, (version, node)) in &published.nodes {
+            let before = self.reported.insert(*pid, (*version, node.clone()));
+            match before {
+                None => events.push(NodeEvent::Appeared(node.clone())),
+                Some((before, _)) if before != *version => events.push(NodeEvent::Changed(node.clone())),
+                Some(_) => {}
+            }
+        }
+        events
+    }
+}
+
+#[cfg(test)]
+mod tests;
