@@ -36,7 +36,7 @@ use peer_observer_exporter::registry::Description;
 use peer_observer_exporter::server::{self, BindError};
 use peer_observer_node::access;
 use peer_observer_node::names::BadName;
-use peer_observer_node::rpc::{self, Client, Limits, Login};
+use peer_observer_node::rpc::{self, Client, LargeAnswers, Limits, Login};
 use peer_observer_node::windows::RpcWindow;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -214,7 +214,8 @@ pub async fn run_found(
     let config = Config { rpc_host: found.host, ..config };
     config.validate()?;
     let methods = config.methods();
-    let shared = shared(&config, &methods, login, publisher);
+    let large = LargeAnswers::of_user(found.access.uid());
+    let shared = shared(&config, &methods, login, Some(large), publisher);
     page.add(&shared);
     let outcome = ask(&shared, methods, stop).await;
     page.remove(&shared);
@@ -232,7 +233,7 @@ async fn run_at(
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, node = config.rpc_host, "serving metrics of the rpc extractor");
     }
-    let shared = shared(config, &methods, login, publisher);
+    let shared = shared(config, &methods, login, None, publisher);
     let page = {
         let shared = shared.clone();
         move || shared.metrics().render()
@@ -248,13 +249,14 @@ fn shared(
     config: &Config,
     methods: &[(Method, Duration)],
     login: Login,
+    large: Option<LargeAnswers>,
     publisher: Publisher,
 ) -> Arc<poll::Shared> {
     if methods.is_empty() {
         tracing::warn!("every RPC method is disabled, nothing to ask for");
     }
     Arc::new(poll::Shared {
-        client: Client::new(config.rpc_host.clone(), login, config.limits()),
+        client: Client::with_large_answers(config.rpc_host.clone(), login, config.limits(), large),
         node: node::Node::new(),
         name: config.rpc_node.as_str().into(),
         max_payload: config.max_payload_bytes,

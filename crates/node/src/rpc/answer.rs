@@ -3,9 +3,12 @@
 //! Calls are of JSON-RPC 1.0, which every version of Bitcoin Core answers in the same way: HTTP status 200 for a result, another
 //! one and a JSON body for an error of the method, another one and no JSON for an error of HTTP (Bitcoin Core httprpc.cpp).
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Error;
 
@@ -14,12 +17,21 @@ const MAX_MESSAGE: usize = 300;
 
 /// The JSON of a result, not yet looked into.
 #[derive(Debug, Clone)]
-pub struct Answer(Box<RawValue>);
+pub struct Answer {
+    json: Box<RawValue>,
+    /// The right to have a large answer in memory.
+    _large: Option<Arc<OwnedSemaphorePermit>>,
+}
 
 impl Answer {
     /// The JSON.
     pub fn json(&self) -> &str {
-        self.0.get()
+        self.json.get()
+    }
+
+    /// Has it keep the right to be as large as it is.
+    pub(super) fn with_permit(self, permit: Option<OwnedSemaphorePermit>) -> Self {
+        Answer { _large: permit.map(Arc::new), ..self }
     }
 }
 
@@ -74,7 +86,8 @@ pub fn read(host: &str, method: &str, id: u64, status: u16, body: &[u8]) -> Resu
     if envelope.id != id {
         return Err(malformed("it answers another call".to_owned()));
     }
-    envelope.result.map(Answer).ok_or_else(|| malformed("it has no result".to_owned()))
+    let answer = envelope.result.map(|json| Answer { json, _large: None });
+    answer.ok_or_else(|| malformed("it has no result".to_owned()))
 }
 
 fn beginning(text: &str) -> String {

@@ -4,8 +4,9 @@
 //! one to the others. A kept connection that the
 //! node has closed meanwhile is replaced once, unnoticed. Every call asks only for what can be asked for twice.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
@@ -16,12 +17,37 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::{Answer, Error, Login, answer};
 
 /// Bytes of a head of an answer that are read at most; hyper wants 8 KiB or more.
 const MAX_HEAD: usize = 64 * 1024;
+
+/// An answer beyond this is a large one, bytes: see [`LargeAnswers`].
+const LARGE: usize = 256 * 1024;
+/// Large answers of nodes of root, at once.
+const LARGE_OF_ROOT: usize = 64;
+
+/// The right to have a large answer in memory. A user can run any number of nodes that answer with as much as an answer may
+/// have, and what is made of an answer takes a multiple of it. So the nodes of one user other than root have one at a time.
+#[derive(Debug, Clone)]
+pub struct LargeAnswers(Arc<Semaphore>);
+
+impl LargeAnswers {
+    /// Of the nodes of this user, together.
+    pub fn of_user(uid: u32) -> Self {
+        static USERS: Mutex<BTreeMap<u32, Weak<Semaphore>>> = Mutex::new(BTreeMap::new());
+        let mut users = USERS.lock().unwrap_or_else(PoisonError::into_inner);
+        users.retain(|_, slots| slots.strong_count() > 0);
+        if let Some(slots) = users.get(&uid).and_then(Weak::upgrade) {
+            return LargeAnswers(slots);
+        }
+        let slots = Arc::new(Semaphore::new(if uid == 0 { LARGE_OF_ROOT } else { 1 }));
+        users.insert(uid, Arc::downgrade(&slots));
+        LargeAnswers(slots)
+    }
+}
 
 /// A login that was refused is not tried again for so long: the node delays all calls a little for each, and logs it.
 const AFTER_REFUSAL: Duration = Duration::from_secs(60);
@@ -46,10 +72,17 @@ pub struct Client {
     slots: Semaphore,
     /// Of these, those that calls may have that take long.
     slow_slots: Semaphore,
+    large: Option<LargeAnswers>,
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
     header: Mutex<Option<HeaderValue>>,
     refused: Mutex<Option<(HeaderValue, Instant)>>,
     calls: AtomicU64,
+}
+
+/// What a node answered.
+struct Body {
+    bytes: Vec<u8>,
+    large: Option<OwnedSemaphorePermit>,
 }
 
 /// The right to make calls, one after another.
@@ -63,12 +96,23 @@ pub struct Connection<'a> {
 impl Client {
     /// A client for the node at `host`, HOST:PORT. Connects when a call is made.
     pub fn new(host: String, login: Login, limits: Limits) -> Arc<Self> {
+        Self::with_large_answers(host, login, limits, None)
+    }
+
+    /// [`Client::new`] for a node that was found: it shares the right to large answers with others.
+    pub fn with_large_answers(
+        host: String,
+        login: Login,
+        limits: Limits,
+        large: Option<LargeAnswers>,
+    ) -> Arc<Self> {
         Arc::new(Client {
             host,
             login,
             limits,
             slots: Semaphore::new(limits.connections),
             slow_slots: Semaphore::new(limits.connections.saturating_sub(1).max(1)),
+            large,
             idle: Mutex::default(),
             header: Mutex::default(),
             refused: Mutex::default(),
@@ -100,19 +144,21 @@ impl Client {
         }
         let (status, read) = self.exchange(method, &header, body.clone()).await?;
         if status != 401 {
-            return answer::read(&self.host, method, id, status, &read);
+            let answer = answer::read(&self.host, method, id, status, &read.bytes);
+            return answer.map(|answer| answer.with_permit(read.large));
         }
         self.remember_refused(&header);
         // A node that was started again has a new cookie.
         let renewed = self.read_header()?;
         if renewed == header {
-            return answer::read(&self.host, method, id, status, &read);
+            return answer::read(&self.host, method, id, status, &read.bytes);
         }
         let (status, read) = self.exchange(method, &renewed, body).await?;
         if status == 401 {
             self.remember_refused(&renewed);
         }
-        answer::read(&self.host, method, id, status, &read)
+        let answer = answer::read(&self.host, method, id, status, &read.bytes);
+        answer.map(|answer| answer.with_permit(read.large))
     }
 
     fn is_refused(&self, header: &HeaderValue) -> bool {
@@ -136,12 +182,7 @@ impl Client {
     }
 
     /// Posts a body, and gives status and body of the answer.
-    async fn exchange(
-        &self,
-        method: &str,
-        header: &HeaderValue,
-        body: Bytes,
-    ) -> Result<(u16, Vec<u8>), Error> {
+    async fn exchange(&self, method: &str, header: &HeaderValue, body: Bytes) -> Result<(u16, Body), Error> {
         let broken = |source| Error::Broken { method: method.to_owned(), source };
         let mut kept = self.take_idle();
         let (mut sender, response) = loop {
@@ -202,19 +243,26 @@ impl Client {
             })
     }
 
-    async fn read_body(&self, method: &str, response: Response<Incoming>) -> Result<Vec<u8>, Error> {
+    async fn read_body(&self, method: &str, response: Response<Incoming>) -> Result<Body, Error> {
         let limit = self.limits.answer_bytes;
         let mut body = response.into_body();
-        let mut read = Vec::new();
+        let (mut read, mut large) = (Vec::new(), None);
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|source| Error::Broken { method: method.to_owned(), source })?;
             let Some(data) = frame.data_ref() else { continue };
             if data.len() > limit - read.len() {
                 return Err(Error::TooLarge { method: method.to_owned(), limit });
             }
+            if read.len() + data.len() > LARGE
+                && large.is_none()
+                && let Some(slots) = &self.large
+            {
+                // Meanwhile the node waits, not we: it is not read from.
+                large = slots.0.clone().acquire_owned().await.ok();
+            }
             read.extend_from_slice(data);
         }
-        Ok(read)
+        Ok(Body { bytes: read, large })
     }
 }
 
@@ -282,6 +330,33 @@ mod tests {
             server.heal();
             assert_eq!(uptime(&client).await.unwrap(), "77", "after {behaviour:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn user_has_one_large_answer_at_a_time() {
+        const USER: u32 = 54_321;
+        let server = server();
+        let large = format!("[\"{}\"]", "x".repeat(2 * LARGE));
+        server.behave("getpeerinfo", Behaviour::Answer(large));
+        let login = || Login::Password { user: "u".into(), password: "p".into() };
+        let of = |uid| {
+            let large = Some(LargeAnswers::of_user(uid));
+            Client::with_large_answers(server.addr().to_string(), login(), LIMITS, large)
+        };
+        let ask =
+            async |client: &Client| client.connection().await.call("getpeerinfo", &json!([])).await.unwrap();
+        let (one, other, root) = (of(USER), of(USER), of(0));
+        let held = ask(&one).await;
+        let waiting = tokio::spawn(async move { ask(&other).await });
+        while server.calls("getpeerinfo") < 2 {
+            tokio::task::yield_now().await;
+        }
+        // Small answers of the same user, and large ones of others, are not kept waiting.
+        uptime(&one).await.unwrap();
+        ask(&root).await;
+        assert!(!waiting.is_finished());
+        drop(held);
+        waiting.await.unwrap();
     }
 
     #[tokio::test]

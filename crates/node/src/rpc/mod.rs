@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use answer::Answer;
-pub use client::{Client, Connection, Limits};
+pub use client::{Client, Connection, LargeAnswers, Limits};
 pub use login::{Login, LoginFile};
 
 /// The node is starting (Bitcoin Core rpc/protocol.h, RPC_IN_WARMUP).
