@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
 /// Names of the programs, and what they are compiled with.
-const VARIANTS: [(&str, &str); 4] = [
+const VARIANTS: [(&str, &str); 5] = [
     ("standin-core30", "-DSTANDIN_CORE_30"),
     ("standin-patched", "-DSTANDIN_PATCHED"),
     ("standin-core24", "-DSTANDIN_CORE_24"),
     ("standin-bare", "-DSTANDIN_BARE"),
+    ("standin-forms", "-DSTANDIN_FORMS"),
 ];
 
 const SOURCE: &str = "src/standin/standin.c";

@@ -19,6 +19,7 @@
 //! | [`stage`] | the live page, and what it is told |
 //! | [`strict`] | the public schema, and nothing else than the public schema |
 //! | [`told`] | what the live page is told, and what it has to show then |
+//! | [`victim`] | `run` beside an honest node, while somebody attacks it |
 
 pub mod account;
 pub mod browser;
@@ -35,6 +36,7 @@ pub mod recorded;
 pub mod stage;
 pub mod strict;
 pub mod told;
+pub mod victim;
 
 use std::fs::File;
 use std::path::PathBuf;

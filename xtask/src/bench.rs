@@ -52,7 +52,7 @@ pub(crate) fn run(root: &Path, names: &[String], output: &Output) -> Result<()> 
 }
 
 /// Where Cargo puts release builds.
-fn release_folder(root: &Path) -> PathBuf {
+pub(crate) fn release_folder(root: &Path) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     root.join(target).join("release")
 }

@@ -15,6 +15,7 @@ mod layout;
 mod metrics;
 mod proto;
 mod schema;
+mod soak;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Chores of the repository")]
@@ -31,13 +32,21 @@ enum Chore {
         #[arg(long)]
         write: bool,
         /// What to measure; everything when nothing is named: node-cost, extractor, metrics, scrape, latency, storm, web,
-        /// micro, windows
+        /// micro, windows, discovery
         names: Vec<String>,
     },
     /// Compare what is told of a real node with what it says itself, and write docs/checked-against.md; needs root, bitcoind
     /// ($BITCOIND, or in the path) and nats-server
     CheckNode {
         /// How long a node is watched through all windows
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+    },
+    /// Run an attack for long against a release build, and keep the result in docs/soaks.md; needs root
+    Soak {
+        /// Which one
+        name: soak::Name,
+        /// How long it is repeated
         #[arg(long, default_value_t = 10)]
         minutes: u64,
     },
@@ -86,6 +95,7 @@ fn main() -> Result<()> {
         Chore::Bench { write: false, names } => bench::run(&root, &names, &bench::Output::Print),
         Chore::Bench { write: true, names } => bench::run(&root, &names, &bench::Output::Keep),
         Chore::CheckNode { minutes } => check_node::run(&root, minutes),
+        Chore::Soak { name, minutes } => soak::run(&root, name, minutes),
         Chore::Regenerate(Regenerate::Proto { check: false }) => proto::regenerate(&root),
         Chore::Regenerate(Regenerate::Proto { check: true }) => proto::check(&root),
         Chore::Regenerate(Regenerate::Bpf { check: false }) => bpf::regenerate(&root),

@@ -37,6 +37,7 @@ fn log_survives_a_storm_of_replacements() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let log = at("debug.log");
+    assert!(std::process::Command::new("mkfifo").arg(at("fifo")).status().unwrap().success());
     let mut follower = Follower::new(&log, None, Begin::Start);
     let mut lines = Lines::new(MAX_LINE);
     // A fixed generator (xorshift), so that a failure can be seen again.
@@ -49,14 +50,15 @@ fn log_survives_a_storm_of_replacements() {
             0 if fs::symlink_metadata(&log).is_ok_and(|metadata| metadata.is_file()) => {
                 fs::rename(&log, at(&format!("debug.log.{}", random >> 60))).unwrap();
             }
-            1 => drop(
-                fs::OpenOptions::new().write(true).open(&log).and_then(|file| file.set_len(random >> 52)),
-            ),
+            1 if fs::metadata(&log).is_ok_and(|metadata| metadata.is_file()) => {
+                let file = fs::OpenOptions::new().write(true).open(&log).unwrap();
+                file.set_len(random >> 52).unwrap();
+            }
             2 => clear(&log),
             3..6 => {
                 clear(&log);
-                // To a rotated file, to itself, to a folder.
-                let target = ["debug.log.1", "debug.log", "."][random as usize % 3];
+                // To a rotated file, to itself, to a folder, to a pipe that nobody writes to.
+                let target = ["debug.log.1", "debug.log", ".", "fifo"][random as usize % 4];
                 symlink(at(target), &log).unwrap();
             }
             6 => {

@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
@@ -60,6 +61,8 @@ pub enum Variant {
     Core24,
     /// A node built without tracepoints.
     Bare,
+    /// A program with `net:inbound_message` in 240 more places, each with another form of arguments.
+    ManyForms,
 }
 
 impl Variant {
@@ -69,6 +72,7 @@ impl Variant {
             Variant::Patched => include_bytes!(concat!(env!("OUT_DIR"), "/standin-patched")),
             Variant::Core24 => include_bytes!(concat!(env!("OUT_DIR"), "/standin-core24")),
             Variant::Bare => include_bytes!(concat!(env!("OUT_DIR"), "/standin-bare")),
+            Variant::ManyForms => include_bytes!(concat!(env!("OUT_DIR"), "/standin-forms")),
         }
     }
 }
@@ -147,6 +151,8 @@ pub struct Config {
     pub start: Start,
     /// Whatever its probes point at is at an address that nobody can read.
     pub unreadable: bool,
+    /// Runs as this user and group, to whom its program and data directory belong. Needs root.
+    pub user: Option<u32>,
 }
 
 impl Config {
@@ -159,6 +165,7 @@ impl Config {
             max_payload: None,
             start: Start::OnGo,
             unreadable: false,
+            user: None,
         }
     }
 
@@ -240,6 +247,7 @@ pub struct StandIn {
     process: Process,
     binary: Arc<Binary>,
     args: Vec<OsString>,
+    user: Option<u32>,
     // Its data directory, where the recording is too.
     folder: TempDir,
 }
@@ -289,14 +297,23 @@ impl StandIn {
             Start::WhenAttached => add(&["--wait-for-probes", "--stay"]),
             Start::OnGo => add(&["--wait-for-go"]),
         };
-        let process = run(&binary, &args)?;
-        Ok(StandIn { process, binary, args, folder })
+        if let Some(user) = config.user {
+            let own = |path: &Path| {
+                std::os::unix::fs::chown(path, Some(user), Some(user))?;
+                fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+            };
+            for path in [folder.path(), binary.folder.path(), &binary.path] {
+                own(path).map_err(|source| Error::Setup { path: path.into(), source })?;
+            }
+        }
+        let process = run(&binary, &args, config.user)?;
+        Ok(StandIn { process, binary, args, user: config.user, folder })
     }
 
     /// Starts it again with its data directory, after it has ended or was killed: with the binary as it is now.
     pub fn restart(&mut self) -> Result<(), Error> {
         self.process.kill()?;
-        self.process = run(&self.binary, &self.args)?;
+        self.process = run(&self.binary, &self.args, self.user)?;
         Ok(())
     }
 
@@ -372,9 +389,12 @@ impl StandIn {
     }
 }
 
-fn run(binary: &Binary, args: &[OsString]) -> Result<Process, Error> {
+fn run(binary: &Binary, args: &[OsString], user: Option<u32>) -> Result<Process, Error> {
     let mut command = Command::new(binary.path());
     command.args(args);
+    if let Some(user) = user {
+        command.uid(user).gid(user);
+    }
     let mut process = Process::spawn(command)?;
     process.wait_for_line(|line| line.starts_with("{\"ready\":true"), LONG)?;
     Ok(process)

@@ -8,6 +8,8 @@
 //   STANDIN_PATCHED       as well addrman:attempt_add and addrman:move_to_good, which some monitored nodes are patched with
 //   STANDIN_CORE_24       the few probes of Bitcoin Core 24; they have no semaphores, those came with 29
 //   STANDIN_BARE          no probes: a bitcoind built without tracing
+//   STANDIN_FORMS         the probes of Bitcoin Core 30, and 240 more places with net:inbound_message, each with another form of
+//                         arguments: a program that is made to take up all the room there is for these
 //
 // What is fired comes from a recording (see recording.rs of peer-observer-node) or is made up (--synthetic). Whatever a
 // probe points at is copied to the heap and touched before: a page that is not in memory cannot be read from a probe.
@@ -30,7 +32,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#if defined(STANDIN_PATCHED)
+#if defined(STANDIN_PATCHED) || defined(STANDIN_FORMS)
 #define STANDIN_CORE_30
 #endif
 
@@ -959,6 +961,17 @@ static struct options parse_options(int argc, char **argv)
     if (options.size > (64u << 20)) die("--size: at most 64 MiB");
     return options;
 }
+
+#if defined(STANDIN_FORMS)
+// A constant is part of a form.
+#define FORM(n) STAP_PROBEV(net, inbound_message, n, n, n, n, n, n);
+#define FORMS_8(n) FORM(n) FORM(n + 1) FORM(n + 2) FORM(n + 3) FORM(n + 4) FORM(n + 5) FORM(n + 6) FORM(n + 7)
+#define FORMS_40(n) FORMS_8(n) FORMS_8(n + 8) FORMS_8(n + 16) FORMS_8(n + 24) FORMS_8(n + 32)
+__attribute__((used, noinline)) static void forms(void)
+{
+    FORMS_40(0) FORMS_40(40) FORMS_40(80) FORMS_40(120) FORMS_40(160) FORMS_40(200)
+}
+#endif
 
 int main(int argc, char **argv)
 {
