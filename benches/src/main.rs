@@ -10,6 +10,7 @@
 //! | counting.rs | the metrics tool |
 //! | scrape.rs | the page of the metrics tool when it is as long as can be |
 //! | latency.rs | from the probe to a tool |
+//! | discovery.rs | looking for nodes |
 //! | web.rs | the live page |
 //! | storm.rs | more hits than anyone can take |
 //! | micro.rs | decoding, encoding, the bus |
@@ -20,6 +21,7 @@
 //! | report.rs | the table |
 
 mod counting;
+mod discovery;
 mod extractor;
 mod latency;
 mod measure;
@@ -66,6 +68,8 @@ enum Name {
     Micro,
     /// Reading a log, asking over RPC
     Windows,
+    /// Looking for nodes
+    Discovery,
 }
 
 fn main() -> Result<()> {
@@ -88,6 +92,7 @@ fn main() -> Result<()> {
             Name::Web => web::measure(&mut report, &runtime),
             Name::Micro => micro::measure(&mut report, &runtime),
             Name::Windows => windows::measure(&mut report),
+            Name::Discovery => discovery::measure(&mut report),
         }
         .with_context(|| format!("measuring {name:?}"))?;
     }
