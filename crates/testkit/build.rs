@@ -13,23 +13,27 @@ const VARIANTS: [(&str, &str); 5] = [
 ];
 
 const SOURCE: &str = "src/standin/standin.c";
+/// A program that changes its ids.
+const SET_ID: &str = "src/standin/set_id.c";
 
 fn main() {
     println!("cargo::rerun-if-changed={SOURCE}");
     println!("cargo::rerun-if-env-changed=CC");
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    println!("cargo::rerun-if-changed={SET_ID}");
     for (name, define) in VARIANTS {
-        compile(&compiler, define, &out.join(name));
+        compile(&compiler, SOURCE, define, &out.join(name));
     }
+    compile(&compiler, SET_ID, "-DSET_ID", &out.join("set-id"));
 }
 
-fn compile(compiler: &str, define: &str, program: &Path) {
+fn compile(compiler: &str, source: &str, define: &str, program: &Path) {
     let mut command = Command::new(compiler);
     command
         .args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread", define, "-o"])
         .arg(program)
-        .arg(SOURCE);
+        .arg(source);
     // Else leaf functions have their locals below the stack pointer, which Core's functions with probes, no leaves, do not.
     if std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
         command.arg("-mno-red-zone");
@@ -47,7 +51,7 @@ fn compile(compiler: &str, define: &str, program: &Path) {
             "the header sys/sdt.h is missing; install systemtap-sdt-dev (Debian) or systemtap-sdt-devel (Fedora)",
         );
     }
-    fail(&format!("cannot compile {SOURCE} with {define}:\n{errors}"));
+    fail(&format!("cannot compile {source} with {define}:\n{errors}"));
 }
 
 fn fail(why: &str) -> ! {

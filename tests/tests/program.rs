@@ -162,6 +162,30 @@ fn only_the_rights_that_are_needed_are_kept() {
 }
 
 #[test]
+fn descriptor_limit_is_raised_for_many_nodes() {
+    require!(need::root());
+    let standin = StandIn::start(Variant::Core30, &Config::pings(1)).unwrap();
+    let path = standin.binary().path().display().to_string();
+    let state = tempfile::tempdir().unwrap();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -Sn 256; exec \"$@\"", "sh"])
+        .arg(program)
+        .env("STATE_DIRECTORY", state.path());
+    command.args(["run", "--no-metrics", "--no-web", "--no-rpc", "-b", &path]);
+    let mut program = Process::spawn(command).unwrap().keep(state);
+    program.wait_for_line(|line| line.contains("watching"), LONG).unwrap();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", program.id())).unwrap();
+    let soft: u64 = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))
+        .and_then(|line| line.split_whitespace().next()?.parse().ok())
+        .unwrap();
+    assert!(soft > 1024, "{limits}");
+    assert!(program::terminate(program));
+}
+
+#[test]
 fn fatal_errors_say_what_to_do_and_are_no_success() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();

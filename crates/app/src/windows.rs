@@ -140,8 +140,8 @@ impl Follower {
                 () = self.starter.stop.cancelled() => break,
             }
             self.take_events();
-            self.meet().await;
             self.part().await;
+            self.meet().await;
         }
         for followed in std::mem::take(&mut self.followed).into_values() {
             followed.end().await;
@@ -189,8 +189,14 @@ impl Follower {
     async fn part(&mut self) {
         let mut forgotten = Vec::new();
         for (name, followed) in &mut self.followed {
-            if self.running.get(&followed.process.pid).is_some_and(|node| followed.process.is(node)) {
-                continue;
+            match self.running.get(&followed.process.pid) {
+                // It got another name when its data directory was found, and is followed under that.
+                Some(node) if followed.process.is(node) && self.names.name(node) != *name => {
+                    forgotten.push(name.clone());
+                    continue;
+                }
+                Some(node) if followed.process.is(node) => continue,
+                _ => {}
             }
             let since = *followed.gone_since.get_or_insert_with(Instant::now);
             if since.elapsed() > FORGET_AFTER {
@@ -209,6 +215,14 @@ impl Starter {
     /// Looks into a node; what looked into it before goes on where it can.
     async fn follow(&self, name: &Arc<str>, node: &Arc<NodeProcess>, before: Option<Followed>) -> Followed {
         // What goes on reads the files of this process from now on, and not those of the one that is gone.
+        // Of another user nothing goes on: it would read the files of this process with the rights of the one before.
+        let before = match before {
+            Some(before) if before.process.user != node.user => {
+                before.end().await;
+                None
+            }
+            before => before,
+        };
         let root = match &before {
             Some(before) => {
                 before.root.move_to(&node.root());

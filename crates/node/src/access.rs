@@ -21,7 +21,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 
 use crate::filesystem::{self, Stat};
 use crate::process::{FileId, ProcessDir, READ, SEARCH, User, WRITE};
@@ -30,8 +30,12 @@ use crate::process::{FileId, ProcessDir, READ, SEARCH, User, WRITE};
 pub const MAX_PATH: usize = 4096;
 /// Links that are followed on the way to a file, as the kernel limits them (path_resolution(7)).
 const MAX_LINKS: usize = 40;
-/// Components that are walked at most, those of links included: as many as fit into 40 paths.
-const MAX_STEPS: usize = MAX_LINKS * MAX_PATH / 2;
+/// Components that are walked at most, those of links included.
+const MAX_STEPS: usize = 1000;
+/// Access control lists are read up to this, bytes: 500 entries.
+const MAX_LIST: usize = 4096;
+/// Folders beneath each other that are open during a walk: each takes a file descriptor, of which others need some, too.
+const MAX_DEPTH: usize = 64;
 
 /// Why a file is not opened for a node, though this process might open it.
 #[derive(Debug, thiserror::Error)]
@@ -186,7 +190,7 @@ impl Access {
         if !found.stat.is_file() {
             return Err(io::Error::other("it is no regular file"));
         }
-        if !self.may(READ, &found.stat) {
+        if !self.may(READ, &found) {
             return Err(self.denied());
         }
         reopen(&found.file)
@@ -205,9 +209,9 @@ impl Access {
     /// # Errors
     /// When there is nothing, or the user could not find it.
     pub fn own_folder(&self, path: &Path) -> io::Result<Option<FileId>> {
-        let stat = self.find(path)?.stat;
-        let is_own = stat.uid == self.user.uid() || self.may(WRITE, &stat);
-        Ok((stat.is_folder() && is_own).then_some(stat.id))
+        let found = self.find(path)?;
+        let is_own = found.stat.uid == self.user.uid() || self.may(WRITE, &found);
+        Ok((found.stat.is_folder() && is_own).then_some(found.stat.id))
     }
 
     /// The entries of a folder, at most `limit` of them.
@@ -219,7 +223,7 @@ impl Access {
         if !found.stat.is_folder() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        if !self.may(READ, &found.stat) {
+        if !self.may(READ, &found) || !self.may(SEARCH, &found) {
             return Err(self.denied());
         }
         entries(&reopen(&found.file)?, limit)
@@ -234,14 +238,19 @@ impl Access {
         if !found.stat.is_socket() {
             return Err(io::Error::other("it is no socket"));
         }
-        if !self.may(WRITE, &found.stat) {
+        if !self.may(WRITE, &found) {
             return Err(self.denied());
         }
         Ok(found.file)
     }
 
-    fn may(&self, what: u32, stat: &Stat) -> bool {
-        self.user.may(what, stat.uid, stat.gid, stat.mode)
+    /// The mode of what was found lets the user do this, and its access control list if it has one.
+    fn may(&self, what: u32, found: &Found) -> bool {
+        let Stat { uid, gid, mode, .. } = found.stat;
+        match self.user.needs_list(uid).then(|| list_of(&found.file)).flatten() {
+            Some(list) => self.user.may_by_list(what, gid, &list),
+            None => self.user.may(what, uid, gid, mode),
+        }
     }
 
     fn denied(&self) -> io::Error {
@@ -282,7 +291,7 @@ impl Access {
             if !folder.stat.is_folder() {
                 return Err(io::ErrorKind::NotADirectory.into());
             }
-            if !self.may(SEARCH, &folder.stat) {
+            if !self.may(SEARCH, folder) {
                 return Err(self.denied());
             }
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -291,6 +300,9 @@ impl Access {
                 start.check(&next.stat)?;
             }
             if !next.stat.is_link() {
+                if above.len() > MAX_DEPTH {
+                    return Err(io::Error::other("it is in too many folders"));
+                }
                 above.push(next);
                 continue;
             }
@@ -319,6 +331,19 @@ fn found(file: OwnedFd) -> io::Result<Found> {
     Ok(Found { file, stat })
 }
 
+/// The access control list of a file (acl(5)), if it has one.
+fn list_of(file: &OwnedFd) -> Option<Vec<u8>> {
+    let mut list = vec![0; MAX_LIST];
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match rustix::fs::getxattr(path, "system.posix_acl_access", &mut list) {
+        Ok(length) => list.truncate(length),
+        // One that is too long to be read lets nobody in.
+        Err(rustix::io::Errno::RANGE) => list.clear(),
+        Err(_) => return None,
+    }
+    Some(list)
+}
+
 /// Opens what is open as a path only, for reading. It is the same file, whatever has its name by now.
 fn reopen(file: &OwnedFd) -> io::Result<File> {
     OpenOptions::new()
@@ -335,20 +360,23 @@ fn components(path: &Path) -> VecDeque<OsString> {
 
 fn entries(folder: &File, limit: usize) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
+    let mut seen = 0;
     for entry in rustix::fs::Dir::read_from(folder)? {
         let entry = entry?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
         if name == "." || name == ".." {
             continue;
         }
-        if entries.len() == limit {
+        if seen == limit {
             break;
         }
-        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
-        let Ok(stat) = rustix::fs::statat(folder, name, flags) else { continue };
+        seen += 1;
+        // An entry may be a file system of its own, which is not asked.
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+        let Ok(stat) = rustix::fs::statx(folder, name, flags, StatxFlags::BASIC_STATS) else { continue };
         entries.push(Entry {
             name: name.to_owned(),
-            is_file: rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file(),
+            is_file: rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_file(),
             modified: modified(&stat),
         });
     }
@@ -356,9 +384,9 @@ fn entries(folder: &File, limit: usize) -> io::Result<Vec<Entry>> {
 }
 
 /// A time before 1970 counts as 1970.
-fn modified(stat: &rustix::fs::Stat) -> SystemTime {
-    let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
-    UNIX_EPOCH + Duration::new(seconds.min(1 << 40), stat.st_mtime_nsec as u32)
+fn modified(stat: &rustix::fs::Statx) -> SystemTime {
+    let seconds = u64::try_from(stat.stx_mtime.tv_sec).unwrap_or(0);
+    UNIX_EPOCH + Duration::new(seconds.min(1 << 40), stat.stx_mtime.tv_nsec)
 }
 
 /// The entries of a folder that this process may read itself, at most `limit` of them.

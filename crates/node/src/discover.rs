@@ -66,6 +66,8 @@ pub struct NodeProcess {
     pub shares_root: bool,
     /// It sees the same mounts as this process.
     pub shares_mounts: bool,
+    /// Its users are numbered as ours: it is in no container that numbers them anew.
+    pub shares_users: bool,
     /// Its folder in /proc.
     pub process: Arc<ProcessDir>,
 }
@@ -94,6 +96,11 @@ impl NodeProcess {
     /// What its user may read beneath `root`; nothing when it has no user.
     pub fn access(&self, root: Root) -> Option<Access> {
         Some(Access::beneath(self.user.clone()?, root))
+    }
+
+    /// Root of this machine runs it, and not of a container only.
+    pub fn is_of_root(&self) -> bool {
+        self.owner == 0 && self.shares_root && self.shares_users
     }
 
     /// It is this process, whatever it runs by now.
@@ -134,7 +141,12 @@ impl NodeProcess {
         let root = filesystem::stat(process.root()?.as_fd())?.id;
         let shares_root = FileId::of(Path::new("/")) == Some(root);
         let shares_mounts = shares_root && process.shares_namespace("mnt");
-        let user = identity.credentials.user(process.shares_namespace("user"));
+        let shares_users = process.shares_namespace("user");
+        // A program that runs with the rights of its owner is told what to do by whoever started it.
+        let user = match identity.program.is_set_id {
+            true => None,
+            false => identity.credentials.user(shares_users),
+        };
         next();
         // Before any file is opened with the rights of this user.
         still(&process, &identity)?;
@@ -144,7 +156,7 @@ impl NodeProcess {
             started: identity.started,
             run_ns: run_ns(identity.started),
             exe: without_deleted(&exe),
-            file: identity.program,
+            file: identity.program.file,
             datadir: home.join(".bitcoin"),
             datadir_id: None,
             has_no_datadir: false,
@@ -155,6 +167,7 @@ impl NodeProcess {
             settings: Settings::default(),
             shares_root,
             shares_mounts,
+            shares_users,
             process,
         };
         node.read_settings(&command_line, &folder, &home);
@@ -255,7 +268,7 @@ fn run_ns(started: u64) -> u64 {
 /// A process that may be a node.
 pub(crate) struct Candidate {
     pub(crate) process: Arc<ProcessDir>,
-    /// Owner of its folder in /proc: its effective user, or root for one that may not be looked into.
+    /// Owner of its folder in /proc: its effective user.
     pub(crate) uid: u32,
 }
 
@@ -275,13 +288,19 @@ impl Wanted {
     pub(crate) fn wants(&self, process: &ProcessDir) -> bool {
         match &self.pids {
             Some(pids) => pids.contains(&process.pid()),
-            None if self.by_file => process.program().is_ok_and(|file| self.files.contains(&file)),
+            None if self.by_file => process.program().is_ok_and(|program| self.files.contains(&program.file)),
             None => process.link("exe").is_ok_and(|exe| has_node_name(&exe)),
         }
     }
 
-    /// The processes that may be nodes, but for those that `skip` knows already.
-    pub(crate) fn candidates(&self, skip: impl Fn(u32) -> bool) -> Vec<Candidate> {
+    /// The processes that may be nodes, but for those that `skip` knows already, and for those whose user has no room: these
+    /// are not even opened, and `left_out` is told of them.
+    pub(crate) fn candidates(
+        &self,
+        skip: impl Fn(u32) -> bool,
+        mut has_room: impl FnMut(u32) -> bool,
+        mut left_out: impl FnMut(u32),
+    ) -> Vec<Candidate> {
         let pids: Vec<u32> = match &self.pids {
             Some(pids) => pids.clone(),
             None => processes(),
@@ -294,9 +313,19 @@ impl Wanted {
             {
                 return None;
             }
-            let process = ProcessDir::open(pid).ok()?;
+            let open = || ProcessDir::open(pid).ok().filter(|process| self.wants(process));
+            // What a process runs is known only of one that is open.
+            let opened = match self.by_file {
+                true => Some(open()?),
+                false => None,
+            };
             let uid = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
-            self.wants(&process).then(|| Candidate { process: Arc::new(process), uid })
+            if !has_room(uid) {
+                left_out(pid);
+                return None;
+            }
+            let process = opened.or_else(open)?;
+            Some(Candidate { process: Arc::new(process), uid })
         });
         found.collect()
     }

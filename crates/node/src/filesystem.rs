@@ -118,28 +118,31 @@ pub(crate) fn stat(file: BorrowedFd<'_>) -> io::Result<Stat> {
 /// # Errors
 /// Which one; or that it cannot be told.
 pub(crate) fn check(file: BorrowedFd<'_>, process: &ProcessDir) -> io::Result<()> {
-    check_stat(&stat(file)?, || process.read("mountinfo", MAX_MOUNTS))
+    check_in(&stat(file)?, process)
 }
 
 /// The same, by the mounts of this process.
 pub(crate) fn check_ours(stat: &Stat) -> io::Result<()> {
-    check_stat(stat, || ProcessDir::open(std::process::id())?.read("mountinfo", MAX_MOUNTS))
+    match stat.major {
+        0 => check_in(stat, &ProcessDir::open(std::process::id())?),
+        _ => Ok(()),
+    }
 }
 
+/// The same, by the mounts of a process.
 pub(crate) fn check_in(stat: &Stat, process: &ProcessDir) -> io::Result<()> {
-    check_stat(stat, || process.read("mountinfo", MAX_MOUNTS))
-}
-
-fn check_stat(stat: &Stat, mounts: impl FnOnce() -> io::Result<Vec<u8>>) -> io::Result<()> {
     // What is on a device is a file system of files; the kernel itself reads it.
     if stat.major != 0 {
         return Ok(());
     }
-    let mounts = mounts()?;
+    let mounts = process.read("mountinfo", MAX_MOUNTS)?;
     let mounts = String::from_utf8_lossy(&mounts);
     let found = mounts.lines().filter_map(Mount::parse).find(|mount| mount.id == stat.mount);
     match found {
-        Some(mount) if mount.may_hold_files() => Ok(()),
+        // Users are numbered anew in a user namespace: user 0 of a container may be anybody.
+        Some(mount) if mount.may_hold_files() && (!mount.is_fuse() || process.shares_namespace("user")) => {
+            Ok(())
+        }
         Some(mount) => Err(Refused(format!("it is on a file system of type {:?}", mount.kind)).into()),
         None => Err(Refused("it is on a file system that is not mounted".into()).into()),
     }
@@ -175,12 +178,16 @@ impl<'a> Mount<'a> {
         Some(Mount { id: id.parse().ok()?, kind, options: words.nth(1).unwrap_or_default() })
     }
 
+    fn is_fuse(&self) -> bool {
+        self.kind.starts_with("fuse")
+    }
+
     /// It holds files of users, and answers when the kernel asks it. A FUSE file system answers if it likes, so only those that
     /// root mounted count (ntfs-3g, mergerfs and others, from fstab).
     fn may_hold_files(&self) -> bool {
         let kind = self.kind.split('.').next().unwrap_or_default();
-        let is_fuse = kind.starts_with("fuse");
-        OF_FILES.contains(&kind) && (!is_fuse || self.options.split(',').any(|option| option == "user_id=0"))
+        OF_FILES.contains(&kind)
+            && (!self.is_fuse() || self.options.split(',').any(|option| option == "user_id=0"))
     }
 }
 

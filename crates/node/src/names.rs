@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -101,6 +102,8 @@ impl TryFrom<String> for NodeName {
 const MAX_NAMES_OF_USER: usize = 64;
 /// Nodes that get names of their own.
 const MAX_NAMES: usize = 1024;
+/// Where there is no room for another name, those are forgotten that nobody asked for in this time.
+const FORGET_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What makes a node the same after a restart: who runs it, and where. A user's process cannot be another user's node by
 /// naming its data directory.
@@ -122,7 +125,15 @@ enum Datadir {
 #[derive(Debug, Default)]
 pub struct Names {
     asked_for: Vec<NodeName>,
-    given: Mutex<HashMap<Place, Arc<str>>>,
+    given: Mutex<HashMap<Place, Given>>,
+}
+
+/// A name that was given.
+#[derive(Debug)]
+struct Given {
+    name: Arc<str>,
+    /// When it was asked for last.
+    used: Instant,
 }
 
 impl Names {
@@ -145,28 +156,39 @@ impl Names {
         };
         let place = Place { owner: node.owner, datadir };
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(name) = given.get(&place) {
-            return name.clone();
+        if let Some(given) = given.get_mut(&place) {
+            given.used = Instant::now();
+            return given.name.clone();
         }
-        let of_owner = given.keys().filter(|place| place.owner == node.owner).count();
-        if node.owner != 0 && (of_owner >= MAX_NAMES_OF_USER || given.len() >= MAX_NAMES) {
+        let is_of_root = node.is_of_root();
+        let is_full = |given: &HashMap<Place, Given>| {
+            let of_owner = given.keys().filter(|place| place.owner == node.owner).count();
+            !is_of_root && (of_owner >= MAX_NAMES_OF_USER || given.len() >= MAX_NAMES)
+        };
+        if is_full(&given) {
+            given.retain(|_, given| given.used.elapsed() < FORGET_AFTER);
+        }
+        if is_full(&given) {
             return format!("nodes-of-user-{}", node.owner).into();
         }
         let is_asked_for = |name: &&NodeName| match &name.key {
             NodeKey::Pid(_) => false,
-            NodeKey::Datadir(dir) => *dir == node.datadir && node.datadir_id.is_some(),
+            // In a container that users can make for themselves, any path can be anything.
+            NodeKey::Datadir(dir) => {
+                *dir == node.datadir && node.datadir_id.is_some() && (node.shares_root || node.shares_users)
+            }
         };
         let asked_for = self.asked_for.iter().find(is_asked_for).map(|name| name.name.clone());
         let own = node.datadir.file_name().filter(|_| !node.default_datadir);
         let base = match (&asked_for, node.datadir_id, own) {
             (Some(name), ..) => name.clone(),
             // What a user says of a directory that is not his own names nobody.
-            (None, None, _) if node.owner != 0 => format!("{}-user-{}", node.network.as_str(), node.owner),
+            (None, None, _) if !is_of_root => format!("{}-user-{}", node.network.as_str(), node.owner),
             (None, _, Some(last)) => last.to_string_lossy().into_owned(),
             (None, _, None) => node.network.as_str().to_owned(),
         };
         let taken = |name: &str| {
-            given.values().any(|n| **n == *name)
+            given.values().any(|given| *given.name == *name)
                 || (asked_for.as_deref() != Some(name) && self.asked_for.iter().any(|n| n.name == name))
         };
         let name = (1..)
@@ -174,7 +196,7 @@ impl Names {
             .find(|name| !taken(name))
             .unwrap_or(base);
         let name: Arc<str> = name.into();
-        given.insert(place, name.clone());
+        given.insert(place, Given { name: name.clone(), used: Instant::now() });
         name
     }
 }
@@ -203,6 +225,8 @@ mod tests {
             default_datadir,
             network: Network::Signet,
             owner: 1000,
+            shares_root: true,
+            shares_users: true,
             ..process(std::process::id()).unwrap()
         }
     }

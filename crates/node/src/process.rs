@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -101,15 +101,16 @@ impl ProcessDir {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let program = rustix::fs::openat(&self.folder, "exe", flags, Mode::empty())?;
         crate::filesystem::check(program.as_fd(), self)?;
-        self.open_file("exe")
+        // The file that was checked: the process may run another one by now.
+        File::open(format!("/proc/self/fd/{}", program.as_raw_fd()))
     }
 
     /// The file that the process runs. Does not ask the file system, which could be another user's.
-    pub(crate) fn program(&self) -> io::Result<FileId> {
+    pub(crate) fn program(&self) -> io::Result<Program> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let program = rustix::fs::openat(&self.folder, "exe", flags, Mode::empty())?;
         let stat = crate::filesystem::stat(program.as_fd())?;
-        Ok(stat.id)
+        Ok(Program { file: stat.id, is_set_id: stat.mode & SET_ID != 0 })
     }
 
     /// The root directory of the process: that of its container if it is in one.
@@ -120,11 +121,15 @@ impl ProcessDir {
 
     /// Who the process is at this moment.
     pub(crate) fn identity(&self) -> io::Result<Identity> {
-        // In this order: a program that is executed replaces /proc/PID/exe first and the credentials then (exec in fs/exec.c),
-        // so credentials that were read while the program was still this one are those it runs with.
-        let status = self.read_text("status")?;
+        // A program that is executed replaces /proc/PID/exe first and the credentials then (exec in fs/exec.c), and a process
+        // can give up rights before it executes another. So credentials that were read between two looks at the same program
+        // are those it runs with.
         let program = self.program()?;
+        let status = self.read_text("status")?;
         let stat = self.read_text("stat")?;
+        if self.program()? != program {
+            return Err(io::Error::other("it became another program while it was looked at"));
+        }
         let malformed = || io::Error::other("/proc has no such process as it should be");
         let credentials = Credentials::parse(&status).ok_or_else(malformed)?;
         Ok(Identity { program, started: start_time(&stat).ok_or_else(malformed)?, credentials })
@@ -135,6 +140,16 @@ impl ProcessDir {
         let name = format!("ns/{kind}");
         let own = std::fs::read_link(format!("/proc/self/{name}"));
         matches!((self.link(&name), own), (Ok(its), Ok(own)) if its == own)
+    }
+
+    /// The process has ended: reads fail, and not because something else is amiss.
+    pub(crate) fn is_gone(&self) -> bool {
+        match self.open_file("stat") {
+            Ok(_) => self.zombie().is_some(),
+            Err(error) => {
+                error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+            }
+        }
     }
 
     /// The state of the process is that of one which has ended and whose parent has not noticed, and with which status it did.
@@ -149,10 +164,21 @@ impl ProcessDir {
     }
 }
 
+/// Bits of a mode: the program runs with the rights of its owner or group (inode(7)).
+const SET_ID: u32 = 0o6000;
+
+/// The file that a process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Program {
+    pub(crate) file: FileId,
+    /// It runs with the rights of its owner or group, and whoever started it chose its arguments.
+    pub(crate) is_set_id: bool,
+}
+
 /// What must not change while a process is looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
-    pub(crate) program: FileId,
+    pub(crate) program: Program,
     /// Start of the process in clock ticks since boot.
     pub(crate) started: u64,
     pub(crate) credentials: Credentials,
@@ -234,6 +260,48 @@ impl User {
         self.uid
     }
 
+    /// Whether more than the mode counts for files of this owner: their access control list.
+    pub(crate) fn needs_list(&self, owner: u32) -> bool {
+        !self.reads_everything && owner != self.uid
+    }
+
+    /// Whether an access control list lets the user do this, who is not the owner of the file (acl(5), "ACCESS CHECK
+    /// ALGORITHM"). The list is as the kernel has it: a version, then tag, permissions and id of each entry
+    /// (linux/posix_acl_xattr.h).
+    pub(crate) fn may_by_list(&self, what: u32, group: u32, list: &[u8]) -> bool {
+        const USER: u16 = 0x02;
+        const OWNING_GROUP: u16 = 0x04;
+        const GROUP: u16 = 0x08;
+        const MASK: u16 = 0x10;
+        const OTHER: u16 = 0x20;
+        let entries = || {
+            list.get(4..).unwrap_or_default().chunks_exact(8).filter_map(|entry| {
+                let (tag, rest) = entry.split_first_chunk()?;
+                let (permissions, id) = rest.split_first_chunk()?;
+                let id = u32::from_le_bytes(id.try_into().ok()?);
+                Some((u16::from_le_bytes(*tag), u32::from(u16::from_le_bytes(*permissions)), id))
+            })
+        };
+        let find = |tag: u16| entries().find(|entry| entry.0 == tag).map(|entry| entry.1);
+        let mask = find(MASK).unwrap_or(0o7);
+        let masked = |permissions: u32| permissions & mask & what != 0;
+        if let Some((.., permissions, _)) = entries().find(|(tag, _, id)| *tag == USER && *id == self.uid) {
+            return masked(permissions);
+        }
+        let of_groups: Vec<u32> = entries()
+            .filter(|(tag, _, id)| match *tag {
+                OWNING_GROUP => self.gids.contains(&group),
+                GROUP => self.gids.contains(id),
+                _ => false,
+            })
+            .map(|entry| entry.1)
+            .collect();
+        match of_groups.is_empty() {
+            true => find(OTHER).is_some_and(|permissions| permissions & what != 0),
+            false => of_groups.into_iter().any(masked),
+        }
+    }
+
     /// Whether the mode of a file, with its owner and group, lets the user do this.
     pub(crate) fn may(&self, what: u32, owner: u32, group: u32, mode: u32) -> bool {
         let shift = match () {
@@ -304,6 +372,39 @@ mod tests {
         assert!(!may("0 0 0 0", "0000000000000000", true));
         assert!(!may("0 0 0 0", "000001ffffffffff", false));
         assert!(!may("7 7 7 7", "000001ffffffffff", true));
+    }
+
+    /// An access control list as the kernel has it.
+    fn list(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+        let mut list = 2_u32.to_le_bytes().to_vec();
+        for (tag, permissions, id) in entries {
+            list.extend(tag.to_le_bytes());
+            list.extend(permissions.to_le_bytes());
+            list.extend(id.to_le_bytes());
+        }
+        list
+    }
+
+    #[test]
+    fn access_control_list_counts_more_than_the_mode() {
+        const NOBODY: u32 = u32::MAX;
+        let user = User::new(7, vec![70, 71]);
+        let may = |entries: &[(u16, u16, u32)], group| user.may_by_list(READ, group, &list(entries));
+        // The bits of the group in the mode are the mask then: the owning group itself may be denied.
+        let owner_group_denied =
+            [(1, 7, NOBODY), (2, 4, 99), (4, 0, NOBODY), (0x10, 4, NOBODY), (0x20, 4, NOBODY)];
+        assert!(!may(&owner_group_denied, 70));
+        assert!(may(&owner_group_denied, 99), "of another group others' bits count");
+        let user_denied = [(1, 7, NOBODY), (2, 0, 7), (4, 4, NOBODY), (0x10, 7, NOBODY), (0x20, 4, NOBODY)];
+        assert!(!may(&user_denied, 70));
+        let group_allowed =
+            [(1, 7, NOBODY), (4, 0, NOBODY), (8, 4, 71), (0x10, 4, NOBODY), (0x20, 0, NOBODY)];
+        assert!(may(&group_allowed, 70));
+        let masked = [(1, 7, NOBODY), (2, 7, 7), (4, 7, NOBODY), (0x10, 0, NOBODY), (0x20, 7, NOBODY)];
+        assert!(!may(&masked, 70));
+        for malformed in [&[][..], &[2, 0, 0, 0], &[2, 0, 0, 0, 0x20]] {
+            assert!(!user.may_by_list(READ, 70, malformed));
+        }
     }
 
     #[test]

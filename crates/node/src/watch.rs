@@ -11,7 +11,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -35,6 +35,12 @@ const AT_LEAST: usize = 8;
 const AT_MOST: Duration = Duration::from_millis(100);
 /// A node is reported without a data directory only after so many looks.
 const WAIT_FOR_DATADIR: u32 = 2;
+/// Processes that are looked at between two looks, for who cannot wait.
+const LOOKUPS: u32 = 16;
+/// Processes that change all the time, and are left alone for some time.
+const MAX_UNSTEADY: usize = 4 * MAX_NODES;
+/// They are looked at again after this time at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How often to look.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A line about nodes that are left out is not repeated sooner.
@@ -145,6 +151,12 @@ struct Tracked {
     node: Arc<NodeProcess>,
 }
 
+/// A process that could not be looked at, as it changed meanwhile: it is tried again less and less often.
+struct Unsteady {
+    failures: u32,
+    again: Instant,
+}
+
 /// What subscribers read.
 #[derive(Default)]
 struct Published {
@@ -159,6 +171,8 @@ struct Shared {
     version: AtomicU64,
     /// Number of looks so far.
     looks: AtomicU64,
+    /// Processes that may be looked at between two looks.
+    lookups: AtomicU32,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -167,8 +181,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     fn publish(&self, node: Arc<NodeProcess>) {
-        let version = self.version.fetch_add(1, Ordering::AcqRel) + 1;
-        locked(&self.published).nodes.insert(node.pid, (version, node));
+        let mut published = locked(&self.published);
+        let version = self.version.load(Ordering::Acquire) + 1;
+        published.nodes.insert(node.pid, (version, node));
+        // Only now: who sees the new version finds what is new in it.
+        self.version.store(version, Ordering::Release);
     }
 
     fn remove(&self, node: &NodeProcess, ended: Ended) {
@@ -178,8 +195,45 @@ impl Shared {
             published.ends.pop_front();
         }
         published.ends.push_back((id(node), ended));
-        self.version.fetch_add(1, Ordering::AcqRel);
+        self.version.store(self.version.load(Ordering::Acquire) + 1, Ordering::Release);
     }
+}
+
+/// How many nodes there are, and whether there is room for one more.
+#[derive(Default)]
+struct Room {
+    nodes: usize,
+    /// Of users other than root and our own.
+    of_users: HashMap<u32, usize>,
+}
+
+impl Room {
+    fn of<'a>(nodes: impl Iterator<Item = &'a NodeProcess>, own_uid: u32) -> Self {
+        let mut room = Room::default();
+        for node in nodes {
+            room.add(node.owner, is_privileged(node, own_uid));
+        }
+        room
+    }
+
+    fn add(&mut self, uid: u32, is_privileged: bool) {
+        self.nodes += 1;
+        if !is_privileged {
+            *self.of_users.entry(uid).or_default() += 1;
+        }
+    }
+
+    fn has_place(&self, uid: u32, is_privileged: bool) -> bool {
+        let of_user = self.of_users.get(&uid).copied().unwrap_or(0);
+        let of_users: usize = self.of_users.values().sum();
+        self.nodes < MAX_NODES
+            && (is_privileged || (of_user < MAX_NODES_OF_USER && of_users < MAX_NODES_OF_USERS))
+    }
+}
+
+/// It is a node of root or of our own user, and not of root in a container only.
+fn is_privileged(node: &NodeProcess, own_uid: u32) -> bool {
+    node.is_of_root() || (node.owner == own_uid && own_uid != 0)
 }
 
 /// Looks for nodes. Not a thread: [`NodeWatcher`] is.
@@ -187,6 +241,7 @@ struct Tracker {
     selection: Selection,
     shared: Arc<Shared>,
     tracked: BTreeMap<u32, Tracked>,
+    unsteady: HashMap<u32, Unsteady>,
     exits: Vec<Arc<dyn ExitSource>>,
     own_uid: u32,
     reported: Option<Instant>,
@@ -198,64 +253,94 @@ struct Tracker {
 
 impl Tracker {
     fn new(selection: Selection, shared: Arc<Shared>) -> Self {
-        let own_uid = User::own().map_or(0, |user| user.uid());
-        let (tracked, incomplete) = Default::default();
         Tracker {
             selection,
             shared,
-            tracked,
+            tracked: BTreeMap::new(),
+            unsteady: HashMap::new(),
             exits: Vec::new(),
-            own_uid,
+            own_uid: own_uid(),
             reported: None,
-            incomplete,
+            incomplete: HashMap::new(),
             patience: WAIT_FOR_DATADIR,
         }
     }
 
     fn look(&mut self) {
-        let wanted = self.selection.wanted(self.tracked.values().map(|tracked| tracked.identity.program));
+        let files = self.tracked.values().map(|tracked| tracked.identity.program.file);
+        let wanted = self.selection.wanted(files);
         let pids: Vec<u32> = self.tracked.keys().copied().collect();
         for pid in pids {
-            self.look_again(pid, &wanted);
+            self.look_again(pid);
         }
         let began = Instant::now();
         let mut left_out = Vec::new();
-        let mut candidates = wanted.candidates(|pid| self.tracked.contains_key(&pid));
-        candidates.retain(|candidate| {
-            let has_place = self.has_place(candidate.uid);
-            if !has_place {
-                left_out.push(candidate.process.pid());
+        let mut room = self.room();
+        let skip = |pid| {
+            let is_left_alone = self.unsteady.get(&pid).is_some_and(|unsteady| began < unsteady.again);
+            self.tracked.contains_key(&pid) || is_left_alone
+        };
+        let has_room = |uid| {
+            // Whether it is of root in a container only is known when it was looked at.
+            let is_privileged = uid == 0 || uid == self.own_uid;
+            let has_place = room.has_place(uid, is_privileged);
+            if has_place {
+                room.add(uid, is_privileged);
             }
             has_place
-        });
-        // Who was there first has a place first, after those whose place nobody else can take.
+        };
+        let mut candidates = wanted.candidates(skip, has_room, |pid| left_out.push(pid));
+        // Root's and our own first, then those that were there first.
         candidates.sort_by_cached_key(|candidate| {
-            let started = candidate.process.identity().map_or(u64::MAX, |identity| identity.started);
-            (!self.is_privileged(candidate.uid), started)
+            let identity = candidate.process.identity().ok();
+            let started = identity.as_ref().map_or(u64::MAX, |identity| identity.started);
+            (!self.is_exempt(candidate, identity.as_ref()), started)
         });
         for (at, candidate) in candidates.iter().enumerate() {
             // The settings of new nodes can be made to take long. The others have their turn at the next look.
-            if at >= AT_LEAST && !self.is_privileged(candidate.uid) && began.elapsed() > AT_MOST {
+            let is_over = at >= AT_LEAST && began.elapsed() > AT_MOST;
+            if is_over && !self.is_exempt(candidate, candidate.process.identity().ok().as_ref()) {
                 break;
             }
-            if !self.has_place(candidate.uid) || self.track(candidate, &wanted) == Some(Place::None) {
-                left_out.push(candidate.process.pid());
+            match self.track(candidate, &wanted) {
+                Tracking::Follows => drop(self.unsteady.remove(&candidate.process.pid())),
+                Tracking::NoPlace => left_out.push(candidate.process.pid()),
+                Tracking::Later => {}
+                Tracking::Unsteady => self.leave_alone(candidate.process.pid()),
             }
         }
         self.incomplete.retain(|pid, _| candidates.iter().any(|candidate| candidate.process.pid() == *pid));
+        self.unsteady.retain(|_, unsteady| unsteady.again + LONGEST_PAUSE > began);
         self.report_left_out(&left_out);
+        self.shared.lookups.store(LOOKUPS, Ordering::Relaxed);
         self.shared.looks.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// It is looked at however long the others took.
+    fn is_exempt(&self, candidate: &Candidate, identity: Option<&Identity>) -> bool {
+        let is_ours = |uid| uid == 0 || uid == self.own_uid;
+        is_ours(candidate.uid) && identity.is_some_and(|identity| is_ours(identity.credentials.real_uid()))
+    }
+
+    fn room(&self) -> Room {
+        Room::of(self.tracked.values().map(|tracked| &*tracked.node), self.own_uid)
+    }
+
+    /// This process changed while it was looked at. Most of these have only just been started.
+    fn leave_alone(&mut self, pid: u32) {
+        if self.unsteady.len() >= MAX_UNSTEADY && !self.unsteady.contains_key(&pid) {
+            return;
+        }
+        let failures = self.unsteady.get(&pid).map_or(0, |unsteady| unsteady.failures);
+        let pause = LOOK_EVERY * 2_u32.saturating_pow(failures) - LOOK_EVERY;
+        let again = Instant::now() + pause.min(LONGEST_PAUSE);
+        self.unsteady.insert(pid, Unsteady { failures: failures.saturating_add(1).min(16), again });
+    }
+
     /// Looks at a process that is followed.
-    fn look_again(&mut self, pid: u32, wanted: &Wanted) {
+    fn look_again(&mut self, pid: u32) {
         let Some(tracked) = self.tracked.get_mut(&pid) else { return };
-        let identity = tracked.process.identity();
-        match identity {
-            Err(_) => {
-                let ended = self.end_of(pid);
-                self.untrack(pid, ended);
-            }
+        match tracked.process.identity() {
             Ok(now) if now == tracked.identity => {
                 // The node makes its data directory when it starts, which may be by now.
                 if let Some(node) = completed(&tracked.node) {
@@ -263,16 +348,17 @@ impl Tracker {
                     self.shared.publish(tracked.node.clone());
                 }
             }
-            Ok(now) => {
-                if now.program != tracked.identity.program && !wanted.wants(&tracked.process) {
-                    return self.untrack(pid, Ended::Replaced);
-                }
-                // One that changes at this moment is looked at again.
-                let Ok(node) = NodeProcess::read(tracked.process.clone()) else { return };
-                tracked.identity = now;
-                tracked.node = Arc::new(node);
-                self.shared.publish(tracked.node.clone());
+            // It is another node, if it is one still: as such it has to find a place again, and is looked at within a time.
+            Ok(_) => {
+                self.untrack(pid, Ended::Replaced);
+                self.leave_alone(pid);
             }
+            Err(_) if tracked.process.is_gone() => {
+                let ended = self.end_of(pid);
+                self.untrack(pid, ended);
+            }
+            // It changes at this moment, or we are out of file descriptors: that is no end.
+            Err(_) => {}
         }
     }
 
@@ -292,44 +378,32 @@ impl Tracker {
         }
     }
 
-    fn is_privileged(&self, uid: u32) -> bool {
-        uid == 0 || uid == self.own_uid
-    }
-
-    /// There is a place for one more node of this user.
-    fn has_place(&self, uid: u32) -> bool {
-        if self.tracked.len() >= MAX_NODES {
-            return false;
-        }
-        if self.is_privileged(uid) {
-            return true;
-        }
-        let owners = || self.tracked.values().map(|tracked| tracked.node.owner);
-        owners().filter(|owner| *owner == uid).count() < MAX_NODES_OF_USER
-            && owners().filter(|owner| !self.is_privileged(*owner)).count() < MAX_NODES_OF_USERS
-    }
-
-    /// Follows a process from now on. Nothing when it is gone, or changes at this moment.
-    fn track(&mut self, candidate: &Candidate, wanted: &Wanted) -> Option<Place> {
+    /// Follows a process from now on, if there is a place for it.
+    fn track(&mut self, candidate: &Candidate, wanted: &Wanted) -> Tracking {
         let process = &candidate.process;
         // Before the process is looked at: it is the same one when it still is there afterwards.
         let pidfd = i32::try_from(process.pid()).ok().and_then(Pid::from_raw);
         let pidfd = pidfd.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        let identity = process.identity().ok()?;
-        // Its folder in /proc may say that root owns it.
-        if !self.has_place(identity.credentials.real_uid()) {
-            return Some(Place::None);
+        let room = self.room();
+        let Ok(identity) = process.identity() else { return Tracking::Unsteady };
+        // A process that runs with the rights of another user is still of the one who started it.
+        let uid = identity.credentials.real_uid();
+        if !room.has_place(uid, uid == 0 || uid == self.own_uid) {
+            return Tracking::NoPlace;
         }
-        let node = NodeProcess::read(process.clone()).ok()?;
-        if node.file != identity.program || !wanted.wants(process) {
-            return None;
+        let Ok(node) = NodeProcess::read(process.clone()) else { return Tracking::Unsteady };
+        if node.file != identity.program.file || node.owner != uid || !wanted.wants(process) {
+            return Tracking::Unsteady;
+        }
+        if !room.has_place(uid, is_privileged(&node, self.own_uid)) {
+            return Tracking::NoPlace;
         }
         // Its name depends on it, and the node makes it when it starts.
         if node.has_no_datadir {
             let looks = self.incomplete.entry(node.pid).or_default();
             *looks += 1;
             if *looks <= self.patience {
-                return None;
+                return Tracking::Later;
             }
         }
         self.exits.iter().for_each(|source| source.expect(node.pid));
@@ -337,7 +411,7 @@ impl Tracker {
         let tracked = Tracked { process: process.clone(), pidfd, identity, node: node.clone() };
         self.tracked.insert(process.pid(), tracked);
         self.shared.publish(node);
-        Some(Place::Taken)
+        Tracking::Follows
     }
 
     fn report_left_out(&mut self, left_out: &[u32]) {
@@ -352,26 +426,23 @@ impl Tracker {
             "too many nodes, these are not watched"
         );
     }
-
-    /// The node that is this process, if there is a place for it.
-    fn process(&self, pid: u32) -> Option<Arc<NodeProcess>> {
-        if let Some(tracked) = self.tracked.get(&pid) {
-            return Some(tracked.node.clone());
-        }
-        let process = Arc::new(ProcessDir::open(pid).ok()?);
-        let owner = process.identity().ok()?.credentials.real_uid();
-        if !self.has_place(owner) {
-            return None;
-        }
-        NodeProcess::read(process).ok().map(Arc::new)
-    }
 }
 
-/// Whether a process found a place.
+/// What came of a candidate.
 #[derive(Debug, PartialEq, Eq)]
-enum Place {
-    Taken,
-    None,
+enum Tracking {
+    /// It is followed.
+    Follows,
+    /// There is no place for it.
+    NoPlace,
+    /// It is not complete yet.
+    Later,
+    /// It is gone, or changed meanwhile.
+    Unsteady,
+}
+
+fn own_uid() -> u32 {
+    User::own().map_or(0, |user| user.uid())
 }
 
 /// The node with its data directory, if that was not there when the node was looked at, and is now.
@@ -436,10 +507,22 @@ impl NodeWatcher {
         locked(&self.shared.published).nodes.values().map(|(_, node)| node.clone()).collect()
     }
 
-    /// The node that is this process, whatever its program is called. Looks at it if it is not known yet.
+    /// The node that is this process, whatever its program is called. Looks at it if it is not known yet, at a few processes
+    /// between two looks, and does not wait for the thread that looks.
     pub fn process(&self, pid: u32) -> Option<Arc<NodeProcess>> {
-        let known = locked(&self.shared.published).nodes.get(&pid).map(|(_, node)| node.clone());
-        known.or_else(|| locked(&self.tracker).process(pid))
+        let own_uid = own_uid();
+        let (known, room) = {
+            let published = locked(&self.shared.published);
+            let nodes = published.nodes.values().map(|(_, node)| &**node);
+            (published.nodes.get(&pid).map(|(_, node)| node.clone()), Room::of(nodes, own_uid))
+        };
+        if known.is_some() {
+            return known;
+        }
+        let lookups = &self.shared.lookups;
+        lookups.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
+        let node = NodeProcess::read(Arc::new(ProcessDir::open(pid).ok()?)).ok()?;
+        room.has_place(node.owner, is_privileged(&node, own_uid)).then(|| Arc::new(node))
     }
 
     /// It has looked at least once.

@@ -49,6 +49,16 @@ pub enum Error {
     },
 }
 
+/// Puts a program at `path` that runs with the rights of its owner, who is the user of this process, and changes all of its ids to
+/// those, as su and sudo do. It waits then.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn install_set_id_program(path: &Path) -> io::Result<()> {
+    fs::write(path, include_bytes!(concat!(env!("OUT_DIR"), "/set-id")))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o6755))
+}
+
 /// Which node to stand in for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Variant {

@@ -246,3 +246,23 @@ fn folder_counts_as_own_only_for_its_owner() {
     assert_eq!(access.own_folder(&other).unwrap(), FileId::of(&other));
     assert_eq!(access.own_folder(&other.join("a/b/debug.log")).unwrap(), None);
 }
+
+#[test]
+fn deep_paths_take_few_descriptors() {
+    let folder = tempfile::tempdir().unwrap();
+    let access = Access::new(User::new(0, vec![0]), folder.path().into());
+    let deep = |depth: usize| PathBuf::from(format!("/{}log", "d/".repeat(depth)));
+    fs::create_dir_all(folder.path().join("d/".repeat(100))).unwrap();
+    for depth in [60, 100] {
+        fs::write(folder.path().join(format!("{}log", "d/".repeat(depth))), "x").unwrap();
+    }
+    assert!(access.open(&deep(60)).is_ok());
+    let error = access.open(&deep(100)).unwrap_err();
+    assert!(error.to_string().contains("too many folders"), "{error}");
+    // Down and up again, through links that multiply.
+    symlink("d/../d/../d/../d/..", folder.path().join("l0")).unwrap();
+    for i in 1..30 {
+        symlink(format!("l{0}/l{0}/l{0}", i - 1), folder.path().join(format!("l{i}"))).unwrap();
+    }
+    assert!(access.open(Path::new("/l29/log")).is_err());
+}

@@ -1,6 +1,7 @@
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
+use peer_observer_testkit::standin::install_set_id_program;
 use peer_observer_testkit::{need, require};
 
 use super::*;
@@ -116,57 +117,65 @@ fn command_lines_and_paths_are_bounded() {
     end(child);
 }
 
-/// A copy of `program` with the set-user-ID bit, that the user `uid` can execute.
-fn set_user_id(folder: &Path, program: &str) -> PathBuf {
-    use std::os::unix::fs::PermissionsExt;
-    let path = folder.join("with-rights-of-root");
-    fs::copy(program, &path).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o4755)).unwrap();
-    path
-}
-
 const STRANGER: u32 = 54_321;
 
-#[test]
-fn process_with_mixed_user_ids_has_no_user() {
-    require!(need::root());
+/// A folder that everybody may enter, with a program that becomes root and waits, whoever starts it.
+fn set_id_program() -> (tempfile::TempDir, PathBuf) {
+    use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir_in("/var/tmp").unwrap();
-    open_to_all(folder.path());
-    let sleep = set_user_id(folder.path(), "/bin/sleep");
-    let mut child = Command::new(&sleep).arg("1000").uid(STRANGER).gid(STRANGER).spawn().unwrap();
-    let node = loop {
-        match process(child.id()) {
-            Some(node) if node.exe == sleep => break node,
-            _ => std::thread::yield_now(),
-        }
-    };
-    assert_eq!((node.user, node.owner), (None, STRANGER));
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = folder.path().join("becomes-root");
+    install_set_id_program(&program).unwrap();
+    (folder, program)
+}
+
+/// Starts the shell as a stranger, which executes `program` when its input ends.
+fn stranger(program: &Path) -> Child {
+    Command::new("sh")
+        .args(["-c", "read line; exec \"$0\" -regtest", program.to_str().unwrap(), "-regtest"])
+        .stdin(Stdio::piped())
+        .uid(STRANGER)
+        .gid(STRANGER)
+        .spawn()
+        .unwrap()
+}
+
+fn kill(mut child: Child) {
     child.kill().unwrap();
     child.wait().unwrap();
 }
 
-fn open_to_all(folder: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+/// All four of its user ids are root's.
+fn is_root(process: &ProcessDir) -> bool {
+    let identity = process.identity().ok();
+    identity.is_some_and(|identity| identity.credentials.user(true).is_some_and(|user| user.uid() == 0))
 }
 
-/// A stranger's process that executes a program with the rights of root as soon as it is told to, at any step of the look.
+#[test]
+fn program_with_rights_of_its_owner_has_no_user() {
+    require!(need::root());
+    let (_folder, program) = set_id_program();
+    let mut child = stranger(&program);
+    drop(child.stdin.take());
+    let process = Arc::new(ProcessDir::open(child.id()).unwrap());
+    while !is_root(&process) {
+        std::thread::yield_now();
+    }
+    let node = NodeProcess::read(process).unwrap();
+    // Its ids are all root's, and its arguments a stranger's.
+    assert_eq!((node.owner, node.settings.network()), (0, Some(Network::Regtest)));
+    assert_eq!(node.user, None);
+    kill(child);
+}
+
+/// A stranger's process that becomes a program of root as soon as it is told to, at any step of the look.
 #[test]
 fn exec_at_any_step_of_the_look_is_never_root() {
     require!(need::root());
-    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
-    open_to_all(folder.path());
-    // A program that changes all of its ids to those of its owner, as su and sudo do.
-    let sleep = set_user_id(folder.path(), "/bin/sleep");
+    let (_folder, program) = set_id_program();
     let mut looked = 0;
     for at in 0.. {
-        let mut child = Command::new("sh")
-            .args(["-c", "read line; exec \"$0\" 1000", sleep.to_str().unwrap(), "-regtest"])
-            .stdin(Stdio::piped())
-            .uid(STRANGER)
-            .gid(STRANGER)
-            .spawn()
-            .unwrap();
+        let mut child = stranger(&program);
         let process = Arc::new(ProcessDir::open(child.id()).unwrap());
         // The shell, before it is told to become another program.
         let is_shell = |node: &NodeProcess| node.settings.network() == Some(Network::Regtest);
@@ -177,25 +186,23 @@ fn exec_at_any_step_of_the_look_is_never_root() {
         let node = NodeProcess::read_with(process.clone(), |step| {
             if step == at {
                 drop(child.stdin.take());
-                while !process.link("exe").is_ok_and(|exe| exe == sleep) {
+                while !is_root(&process) {
                     std::thread::yield_now();
                 }
                 was_executed = true;
             }
         });
-        let is_over = !was_executed;
         match node {
             // It was the shell all the time.
-            Ok(node) if is_over => assert_eq!(node.user.map(|user| user.uid()), Some(STRANGER)),
-            // After everything was read, or before anything was.
+            Ok(node) if !was_executed => {
+                assert_eq!(node.user.map(|user| user.uid()), Some(STRANGER));
+                kill(child);
+                break;
+            }
             Ok(node) => panic!("step {at}: {node:?}"),
             Err(_) => looked += 1,
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        if is_over {
-            break;
-        }
+        kill(child);
     }
     assert_eq!(looked, 8);
 }
@@ -203,31 +210,25 @@ fn exec_at_any_step_of_the_look_is_never_root() {
 #[test]
 fn exec_in_a_loop_is_never_root() {
     require!(need::root());
-    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
-    open_to_all(folder.path());
-    let sleep = set_user_id(folder.path(), "/bin/sleep");
+    let (_folder, program) = set_id_program();
     let mut seen = 0;
     // A hundred processes that become a program of root while they are looked at all the time.
     for _ in 0..100 {
-        let mut child = Command::new("sh")
-            .args(["-c", "exec \"$0\" 1000", sleep.to_str().unwrap(), "-regtest"])
-            .uid(STRANGER)
-            .gid(STRANGER)
-            .spawn()
-            .unwrap();
-        let is_executed = |node: &NodeProcess| node.exe == sleep;
+        let mut child = stranger(&program);
+        drop(child.stdin.take());
         loop {
             let Some(node) = process(child.id()) else { continue };
-            if node.owner == STRANGER {
-                seen += 1;
-                assert!(node.user.as_ref().is_none_or(|user| user.uid() == STRANGER), "{node:?}");
+            // Before its first exec it is this test.
+            if node.settings.network() != Some(Network::Regtest) {
+                continue;
             }
-            if is_executed(&node) {
+            seen += 1;
+            assert!(node.user.as_ref().is_none_or(|user| user.uid() == STRANGER), "{node:?}");
+            if node.exe == program {
                 break;
             }
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
+        kill(child);
     }
     assert!(seen >= 100);
 }

@@ -290,3 +290,67 @@ fn watcher_looks_until_it_is_dropped() {
         std::thread::yield_now();
     }
 }
+
+/// Executes its own shell in the one of two files that it does not run, for ever.
+const EXEC_LOOP: &str = "exec \"$0\" -c \"$1\" \"$2\" \"$1\" \"$0\"";
+
+#[test]
+fn process_that_executes_all_the_time_costs_few_looks() {
+    let folder = tempfile::tempdir().unwrap();
+    let [one, other] = ["one", "other"].map(|name| {
+        fs::create_dir(folder.path().join(name)).unwrap();
+        folder.path().join(name).join("bitcoind")
+    });
+    fs::copy("/bin/sh", &one).unwrap();
+    fs::copy("/bin/sh", &other).unwrap();
+    let mut child =
+        Command::new(&one).args(["-c", EXEC_LOOP]).arg(&other).arg(EXEC_LOOP).arg(&one).spawn().unwrap();
+    let selection = Selection { programs: vec![one.clone(), other], ..Selection::default() };
+    let mut tracker = Tracker::new(selection, Arc::default());
+    tracker.patience = 0;
+    while tracker.unsteady.get(&child.id()).is_none_or(|unsteady| unsteady.failures < 3) {
+        tracker.look();
+    }
+    let before = tracker.shared.version.load(Ordering::Relaxed);
+    for _ in 0..20 {
+        tracker.look();
+    }
+    let changes = tracker.shared.version.load(Ordering::Relaxed) - before;
+    assert!(changes <= 2, "it is left alone: {changes}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn concurrent_subscriber_misses_nothing() {
+    const NODES: u32 = 2000;
+    let shared = Arc::<Shared>::default();
+    let mut subscription = Subscription { shared: shared.clone(), version: 0, reported: HashMap::new() };
+    let own = crate::discover::process(std::process::id()).unwrap();
+    let publisher = thread::spawn(move || {
+        for pid in 1..=NODES {
+            shared.publish(Arc::new(NodeProcess { pid, ..own.clone() }));
+        }
+    });
+    let mut appeared = 0;
+    while appeared < NODES || !publisher.is_finished() {
+        appeared += u32::try_from(subscription.poll().len()).unwrap();
+        if publisher.is_finished() && appeared < NODES {
+            appeared += u32::try_from(subscription.poll().len()).unwrap();
+            assert_eq!(appeared, NODES, "the last ones are not seen");
+        }
+    }
+    publisher.join().unwrap();
+}
+
+#[test]
+fn lookups_between_two_looks_are_bounded() {
+    let nobody = Selection { pid_file: Some("/nonexistent".into()), ..Selection::default() };
+    let watcher = NodeWatcher::start(nobody).unwrap();
+    while !watcher.has_looked() {}
+    // Whatever the thread that looks does meanwhile.
+    let _looking = locked(&watcher.tracker);
+    let own = std::process::id();
+    let found = (0..10 * LOOKUPS).filter(|_| watcher.process(own).is_some()).count();
+    assert!((1..=LOOKUPS as usize).contains(&found), "{found}");
+}
