@@ -170,7 +170,7 @@ fn descriptor_limit_is_raised_for_many_nodes() {
     let mut command = Command::new("sh");
     command
         .args(["-c", "ulimit -Sn 256; exec \"$@\"", "sh"])
-        .arg(program)
+        .arg(program::path())
         .env("STATE_DIRECTORY", state.path());
     command.args(["run", "--no-metrics", "--no-web", "--no-rpc", "-b", &path]);
     let mut program = Process::spawn(command).unwrap().keep(state);
