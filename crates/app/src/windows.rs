@@ -233,7 +233,7 @@ impl Starter {
         let windows = Windows::beneath(node, &root);
         let run = &self.sections.run;
         tracing::info!(
-            node = %name, pid = node.pid,
+            node = %name, pid = node.pid, run_ns = node.run_ns,
             rpc = shown((!run.no_rpc).then_some(&windows.rpc), |rpc| rpc.host.clone()),
             log = shown((!run.no_log).then_some(&windows.log), |log| log.path.display().to_string()),
             ipc = match ipc::IS_BUILT {
