@@ -1,6 +1,6 @@
 //! Which process is at the other end of a connection: nodes dial us from any port, but the kernel knows whose socket it is.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,6 +8,11 @@ use std::path::PathBuf;
 
 /// Lists of sockets are read up to this, bytes: a hundred thousand sockets.
 const MAX_LIST: u64 = 16 << 20;
+
+/// TCP_ESTABLISHED (net/tcp_states.h).
+const ESTABLISHED: u8 = 1;
+/// TCP_LISTEN (net/tcp_states.h).
+const LISTEN: u8 = 10;
 
 /// The one of these processes that has a socket connected from `from` to `to`. In a container the port alone counts, because addresses
 /// are translated on the way.
@@ -39,24 +44,59 @@ pub fn client_users(connections: &[(SocketAddr, SocketAddr)]) -> Vec<Option<u32>
     let mut users = HashMap::new();
     let wanted: HashSet<_> =
         connections.iter().map(|(from, to)| (canonical(*from), canonical(*to))).collect();
-    for list in ["tcp", "tcp6"] {
-        let Ok(list) = fs::File::open(format!("/proc/self/net/{list}")) else { continue };
-        let lines = BufReader::new(list.take(MAX_LIST)).lines().map_while(Result::ok);
-        for socket in lines.filter_map(|line| parse(&line)).filter(|socket| socket.inode != 0) {
-            if wanted.contains(&(socket.local, socket.remote)) {
-                users.insert((socket.local, socket.remote), socket.uid);
-            }
+    for socket in own_sockets().filter(|socket| socket.inode != 0) {
+        if wanted.contains(&(socket.local, socket.remote)) {
+            users.insert((socket.local, socket.remote), socket.uid);
         }
     }
     connections.iter().map(|(from, to)| users.get(&(canonical(*from), canonical(*to))).copied()).collect()
 }
 
-/// The process is in the network that this one is in. True when that cannot be told.
-pub fn shares_our_network(pid: u32) -> bool {
-    match (network_of(&pid.to_string()), network_of("self")) {
-        (Some(its), Some(own)) => its == own,
-        _ => true,
+/// The users who may hold the other end of a connection to a server in this network namespace, from
+/// our address and the server's; empty when the kernel does not list the connection.
+///
+/// That is the user of the server's socket. A connection that the server has not accepted yet has no
+/// socket, and the kernel lists it as root's: then the users of its listeners hold it. A listener at
+/// the address itself takes precedence over one at all addresses, as in the kernel.
+pub fn server_users(from: SocketAddr, to: SocketAddr) -> BTreeSet<u32> {
+    server_users_in(own_sockets(), canonical(from), canonical(to))
+}
+
+fn server_users_in(sockets: impl Iterator<Item = Socket>, from: SocketAddr, to: SocketAddr) -> BTreeSet<u32> {
+    let mut listeners: BTreeMap<u8, BTreeSet<u32>> = BTreeMap::new();
+    let mut is_queued = false;
+    for socket in sockets {
+        if socket.state == LISTEN {
+            if let Some(rank) = listener_rank(socket.local, to) {
+                listeners.entry(rank).or_default().insert(socket.uid);
+            }
+        } else if (socket.local, socket.remote) == (to, from) {
+            if socket.inode != 0 {
+                return BTreeSet::from([socket.uid]);
+            }
+            is_queued |= socket.state == ESTABLISHED;
+        }
     }
+    // The closest listeners come first.
+    listeners.into_values().next().filter(|_| is_queued).unwrap_or_default()
+}
+
+/// How far a listener's address is from the one that is connected to; `None` for another address. An
+/// IPv6 listener at all addresses may take IPv4 connections, too.
+fn listener_rank(listener: SocketAddr, to: SocketAddr) -> Option<u8> {
+    match (listener.ip(), to.ip()) {
+        _ if listener.port() != to.port() => None,
+        (ip, to) if ip == to => Some(0),
+        (IpAddr::V4(ip), IpAddr::V4(_)) if ip.is_unspecified() => Some(1),
+        (IpAddr::V6(ip), IpAddr::V6(_)) if ip.is_unspecified() => Some(1),
+        (IpAddr::V6(ip), IpAddr::V4(_)) if ip.is_unspecified() => Some(2),
+        _ => None,
+    }
+}
+
+/// Whether the process is in the network namespace that this one is in; `None` when that is unknown.
+pub fn shares_our_network(pid: u32) -> Option<bool> {
+    Some(network_of(&pid.to_string())? == network_of("self")?)
 }
 
 /// An address of a process's own network, other than loopback: that of a container.
@@ -81,6 +121,15 @@ fn local_address(lines: impl Iterator<Item = String>) -> Option<IpAddr> {
     None
 }
 
+/// The TCP sockets of this network namespace, as far as the kernel's lists are read.
+fn own_sockets() -> impl Iterator<Item = Socket> {
+    ["tcp", "tcp6"]
+        .iter()
+        .filter_map(|list| fs::File::open(format!("/proc/self/net/{list}")).ok())
+        .flat_map(|list| BufReader::new(list.take(MAX_LIST)).lines().map_while(Result::ok))
+        .filter_map(|line| parse(&line))
+}
+
 fn network_of(pid: &str) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/ns/net")).ok()
 }
@@ -97,6 +146,7 @@ fn owns_one(pid: u32, sockets: &HashSet<String>) -> bool {
 struct Socket {
     local: SocketAddr,
     remote: SocketAddr,
+    state: u8,
     uid: u32,
     inode: u64,
 }
@@ -106,9 +156,10 @@ struct Socket {
 fn parse(line: &str) -> Option<Socket> {
     let mut words = line.split_whitespace();
     let (local, remote) = (words.nth(1)?, words.next()?);
-    let uid = words.nth(4)?.parse().ok()?;
+    let state = u8::from_str_radix(words.next()?, 16).ok()?;
+    let uid = words.nth(3)?.parse().ok()?;
     let inode = words.nth(1)?.parse().ok()?;
-    Some(Socket { local: address(local)?, remote: address(remote)?, uid, inode })
+    Some(Socket { local: address(local)?, remote: address(remote)?, state, uid, inode })
 }
 
 /// Addresses are u32 in the machine's byte order, in hex; ports are plain hex.
@@ -136,6 +187,8 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
+
+    use peer_observer_testkit::{need, require};
 
     use super::*;
 
@@ -171,6 +224,57 @@ mod tests {
     }
 
     #[test]
+    fn server_user_is_that_of_the_accepted_socket_or_of_the_listener() {
+        require!(need::root());
+        const NOBODY: u32 = 65_534;
+        for listen in ["127.0.0.1:0", "[::1]:0", "0.0.0.0:0", "[::]:0"] {
+            let Ok(listener) = TcpListener::bind(listen) else { continue };
+            let port = listener.local_addr().unwrap().port();
+            let host = if listen.contains("1]") { "[::1]" } else { "127.0.0.1" };
+            let stream = TcpStream::connect(format!("{host}:{port}")).unwrap();
+            let (from, to) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+            std::os::unix::fs::fchown(&listener, Some(NOBODY), None).unwrap();
+            assert_eq!(server_users(from, to), BTreeSet::from([NOBODY]), "{listen}");
+            let (accepted, _) = listener.accept().unwrap();
+            assert_eq!(server_users(from, to), BTreeSet::from([0]), "{listen}");
+            // The listener does not count any more: it may be another one than that which accepted.
+            std::os::unix::fs::fchown(&listener, Some(0), None).unwrap();
+            std::os::unix::fs::fchown(&accepted, Some(NOBODY), None).unwrap();
+            assert_eq!(server_users(from, to), BTreeSet::from([NOBODY]), "{listen}");
+            drop(accepted);
+            assert_eq!(server_users(from, to), BTreeSet::new(), "{listen}");
+        }
+    }
+
+    #[test]
+    fn closest_listener_holds_a_queued_connection() {
+        let (from, to): (SocketAddr, SocketAddr) =
+            ("127.0.0.1:5".parse().unwrap(), "127.0.0.1:7".parse().unwrap());
+        let listener = |local: &str, uid| Socket {
+            local: local.parse().unwrap(),
+            remote: "0.0.0.0:0".parse().unwrap(),
+            state: LISTEN,
+            uid,
+            inode: 1,
+        };
+        let queued = || Socket { local: to, remote: from, state: ESTABLISHED, uid: 0, inode: 0 };
+        let users = |sockets: Vec<Socket>| server_users_in(sockets.into_iter(), from, to);
+        let exact = || listener("127.0.0.1:7", 1);
+        let any = || listener("0.0.0.0:7", 2);
+        let any_v6 = || listener("[::]:7", 3);
+        let others = || vec![listener("127.0.0.2:7", 9), listener("127.0.0.1:8", 9), listener("[::1]:7", 9)];
+        let with = |more: Vec<Socket>| users(others().into_iter().chain(more).collect());
+        assert_eq!(with(vec![any_v6(), any(), exact(), queued()]), BTreeSet::from([1]));
+        assert_eq!(with(vec![any_v6(), any(), queued()]), BTreeSet::from([2]));
+        assert_eq!(with(vec![any_v6(), queued()]), BTreeSet::from([3]));
+        assert_eq!(with(vec![exact(), listener("127.0.0.1:7", 4), queued()]), BTreeSet::from([1, 4]));
+        assert_eq!(with(vec![queued()]), BTreeSet::new());
+        assert_eq!(with(vec![exact()]), BTreeSet::new(), "without the connection nothing is known");
+        let closing = Socket { state: 8, ..queued() };
+        assert_eq!(with(vec![exact(), closing]), BTreeSet::new());
+    }
+
+    #[test]
     fn hostile_lines_are_no_sockets() {
         for line in [
             "",
@@ -188,6 +292,7 @@ mod tests {
         let lines = |text: &str| local_address(text.lines().map(str::to_owned));
         assert_eq!(lines(list), Some(IpAddr::from([172, 17, 0, 2])));
         assert_eq!(lines("|-- 127.0.0.1\n/32 host LOCAL\n"), None);
-        assert!(shares_our_network(std::process::id()));
+        assert_eq!(shares_our_network(std::process::id()), Some(true));
+        assert_eq!(shares_our_network(u32::MAX), None);
     }
 }

@@ -19,6 +19,9 @@ pub enum Closed {
     /// The RPC server cannot be reached from here.
     #[error("the RPC server listens within the node's container only")]
     InContainer(Network),
+    /// The node may be in a container, where another program has the node's address here.
+    #[error("its network namespace cannot be read, so its RPC address is unknown")]
+    UnknownNetwork,
     /// There is no log.
     #[error("it writes no debug.log")]
     NoLog,
@@ -44,6 +47,7 @@ impl Closed {
             ),
             Closed::NoLog => "debuglogfile=debug.log".into(),
             Closed::NoIpc => "ipcbind=unix, of a bitcoin-node of Bitcoin Core 30 or later".into(),
+            Closed::UnknownNetwork => return "run peer-observer as root".into(),
             Closed::MixedUser => return "run the node without set-user-ID, as one user".into(),
             Closed::Excess(_) => return "shorten its command line and bitcoin.conf".into(),
         };
@@ -64,10 +68,20 @@ pub fn in_section(network: Network, line: &str) -> String {
 pub struct RpcWindow {
     /// Address and port.
     pub host: String,
+    /// The node is in our network namespace, so the kernel says who listens at `host`.
+    pub in_our_network: bool,
     /// How to log in; nothing when the node writes no cookie, and has no rpcpassword that can be read.
     pub login: Option<Login>,
     /// What the node's user may read: a login from elsewhere is for this node only if its user may.
     pub access: Access,
+}
+
+impl RpcWindow {
+    /// The user who has to listen at `host`, where the kernel says who does. Anybody can listen there
+    /// while the node is down, and must not get the login.
+    pub fn listener(&self) -> Option<u32> {
+        self.in_our_network.then(|| self.access.uid())
+    }
 }
 
 /// The log of a node.
@@ -160,11 +174,13 @@ fn rpc(node: &NodeProcess, access: &Access) -> Result<RpcWindow, Closed> {
     if bound.is_empty() {
         bound.push(SocketAddr::from(([127, 0, 0, 1], port)));
     }
-    let host = match sockets::shares_our_network(node.pid) {
+    let in_our_network = sockets::shares_our_network(node.pid).ok_or(Closed::UnknownNetwork)?;
+    let host = match in_our_network {
         true => best_here(&bound),
         false => best_in_container(&bound, node.pid).ok_or(Closed::InContainer(network))?,
     };
-    Ok(RpcWindow { host: host.to_string(), login: login(node, access), access: access.clone() })
+    let login = login(node, access);
+    Ok(RpcWindow { host: host.to_string(), in_our_network, login, access: access.clone() })
 }
 
 /// Address and port as `rpcbind` has them: `ADDRESS`, `ADDRESS:PORT`, `[ADDRESS]:PORT`.
@@ -328,6 +344,13 @@ mod tests {
         assert_eq!(path("-regtest"), Path::new("/nonexistent/data/regtest/debug.log"));
         assert_eq!(path("-regtest\0-debuglogfile=x.log"), Path::new("/nonexistent/data/regtest/x.log"));
         assert_eq!(path("-debuglogfile=/var/log/x.log"), Path::new("/var/log/x.log"));
+    }
+
+    #[test]
+    fn unknown_network_closes_rpc_alone() {
+        let windows = Windows::of(&NodeProcess { pid: u32::MAX, ..node("-ipcbind=unix", "") });
+        assert_eq!(windows.rpc, Err(Closed::UnknownNetwork));
+        assert!(windows.log.is_ok() && windows.ipc.is_ok());
     }
 
     #[test]

@@ -36,7 +36,7 @@ use peer_observer_exporter::registry::Description;
 use peer_observer_exporter::server::{self, BindError};
 use peer_observer_node::access;
 use peer_observer_node::names::BadName;
-use peer_observer_node::rpc::{self, Client, LargeAnswers, Limits, Login};
+use peer_observer_node::rpc::{self, Client, FoundNode, LargeAnswers, Limits, Login};
 use peer_observer_node::windows::RpcWindow;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -117,14 +117,16 @@ pub fn check(config: &Config) -> Vec<Finding> {
         }
     };
     let metrics = Finding::listens("metrics", "be served at", &config.prometheus_address, METRICS_FLAG);
-    vec![check_host(config, &config.rpc_host, login), metrics]
+    let client = Client::new(config.rpc_host.clone(), login, check_limits(config));
+    vec![check_host(&config.rpc_host, client), metrics]
 }
 
 /// Whether a node that was found can be asked, for `doctor`.
 pub fn check_found(config: &Config, found: &RpcWindow) -> Finding {
     match found::login(config, found) {
         Ok((login, withheld)) => {
-            let finding = check_host(config, &found.host, login);
+            let client = Client::of_found(found.host.clone(), login, check_limits(config), of_node(found));
+            let finding = check_host(&found.host, client);
             match withheld {
                 Some(withheld) if finding.ok => {
                     Finding { fix: Some(format!("{withheld}; {}", withheld.fix())), ..finding }
@@ -137,9 +139,16 @@ pub fn check_found(config: &Config, found: &RpcWindow) -> Finding {
     }
 }
 
-fn check_host(config: &Config, host: &str, login: Login) -> Finding {
-    let limits = Limits { timeout: CHECK_TIMEOUT, ..config.limits() };
-    let client = Client::new(host.to_owned(), login, limits);
+fn check_limits(config: &Config) -> Limits {
+    Limits { timeout: CHECK_TIMEOUT, ..config.limits() }
+}
+
+/// What a client has to know of a node that was found.
+fn of_node(found: &RpcWindow) -> FoundNode {
+    FoundNode { large: LargeAnswers::of_user(found.access.uid()), listener: found.listener() }
+}
+
+fn check_host(host: &str, client: Arc<Client>) -> Finding {
     // A thread of its own: whoever calls may be within a runtime already.
     let asked = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
@@ -160,6 +169,9 @@ fn fix(error: &rpc::Error) -> &'static str {
     match error {
         rpc::Error::Connect { .. } => {
             "start the node with server=1 in its bitcoin.conf; `extract rpc` wants its rpcport with --rpc-host"
+        }
+        rpc::Error::Stranger { .. } => {
+            "start the node, or end the program of that user that listens in its place"
         }
         rpc::Error::LoginFile { source, .. } if access::is_denied_to_node(source) => {
             "let the node's user read that file: what that user may not read is not read for the node"
@@ -211,11 +223,12 @@ pub async fn run_found(
             "using the login that was found, not that of the settings"
         );
     }
+    let node = of_node(&found);
     let config = Config { rpc_host: found.host, ..config };
     config.validate()?;
     let methods = config.methods();
-    let large = LargeAnswers::of_user(found.access.uid());
-    let shared = shared(&config, &methods, login, Some(large), publisher);
+    let client = Client::of_found(config.rpc_host.clone(), login, config.limits(), node);
+    let shared = shared(&config, &methods, client, publisher);
     page.add(&shared);
     let outcome = ask(&shared, methods, stop).await;
     page.remove(&shared);
@@ -233,7 +246,8 @@ async fn run_at(
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, node = config.rpc_host, "serving metrics of the rpc extractor");
     }
-    let shared = shared(config, &methods, login, None, publisher);
+    let client = Client::new(config.rpc_host.clone(), login, config.limits());
+    let shared = shared(config, &methods, client, publisher);
     let page = {
         let shared = shared.clone();
         move || shared.metrics().render()
@@ -248,15 +262,14 @@ async fn run_at(
 fn shared(
     config: &Config,
     methods: &[(Method, Duration)],
-    login: Login,
-    large: Option<LargeAnswers>,
+    client: Arc<Client>,
     publisher: Publisher,
 ) -> Arc<poll::Shared> {
     if methods.is_empty() {
         tracing::warn!("every RPC method is disabled, nothing to ask for");
     }
     Arc::new(poll::Shared {
-        client: Client::with_large_answers(config.rpc_host.clone(), login, config.limits(), large),
+        client,
         node: node::Node::new(),
         name: config.rpc_node.as_str().into(),
         max_payload: config.max_payload_bytes,

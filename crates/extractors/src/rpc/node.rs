@@ -16,6 +16,8 @@ const SAME_START: Duration = Duration::from_secs(3);
 pub(super) enum Away {
     /// No connection, or no cookie: it does not run.
     Unreachable,
+    /// Another user listens in its place.
+    Taken,
     /// It is starting.
     WarmingUp,
     /// It runs, but does not let us in.
@@ -64,6 +66,7 @@ impl Node {
             Error::LoginFile { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 Away::Unreachable
             }
+            Error::Stranger { .. } => Away::Taken,
             Error::LoginFile { .. } | Error::LoginForm { .. } | Error::Unauthorized { .. } => Away::Locked,
             error if error.is_warming_up() => Away::WarmingUp,
             _ => return None,
@@ -74,7 +77,7 @@ impl Node {
         }
         match away {
             Away::WarmingUp => tracing::info!(%error, "the node is starting, waiting for it"),
-            Away::Unreachable | Away::Locked => {
+            Away::Unreachable | Away::Taken | Away::Locked => {
                 tracing::warn!(%error, fix = super::fix(error), "trying again until it works");
             }
         }
@@ -118,6 +121,8 @@ mod tests {
         let node = Node::new();
         let mut restarts = node.restarts();
         assert_eq!(node.failed(&refused(-28)), Some(Away::WarmingUp));
+        let stranger = Error::Stranger { host: String::new(), uid: 1 };
+        assert_eq!(node.failed(&stranger), Some(Away::Taken));
         assert_eq!(node.failed(&Error::Unauthorized { host: String::new() }), Some(Away::Locked));
         for kind in [std::io::ErrorKind::NotFound, std::io::ErrorKind::PermissionDenied] {
             let error = Error::LoginFile { path: "/c".into(), source: kind.into() };

@@ -103,7 +103,7 @@ fn after_error(shared: &Shared, method: Method, error: &Error, trouble: &mut Tro
     };
     shared.metrics().count(Count::FetchError, method, 1);
     match shared.node.failed(failed) {
-        Some(Away::Unreachable | Away::WarmingUp) => return Next::Soon,
+        Some(Away::Unreachable | Away::Taken | Away::WarmingUp) => return Next::Soon,
         // Bitcoin Core slows down callers with a wrong login, and logs them.
         Some(Away::Locked) => return Next::InTurn,
         None => {}

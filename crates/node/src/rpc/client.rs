@@ -5,6 +5,7 @@
 //! node has closed meanwhile is replaced once, unnoticed. Every call asks only for what can be asked for twice.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -20,6 +21,11 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::{Answer, Error, Login, answer};
+use crate::sockets;
+
+/// Lookups of who listens somewhere, at once: each reads the kernel's list of sockets on a thread of
+/// the pool that the whole program shares.
+static LOOKUPS: Semaphore = Semaphore::const_new(1);
 
 /// Bytes of a head of an answer that are read at most; hyper wants 8 KiB or more.
 const MAX_HEAD: usize = 64 * 1024;
@@ -63,6 +69,16 @@ pub struct Limits {
     pub answer_bytes: usize,
 }
 
+/// A node that was found, rather than named by whoever runs this.
+#[derive(Debug, Clone)]
+pub struct FoundNode {
+    /// It shares the right to large answers with others.
+    pub large: LargeAnswers,
+    /// The user who has to listen at its address, other than root; `None` for a node in another
+    /// network namespace, where the kernel does not say who does.
+    pub listener: Option<u32>,
+}
+
 /// Calls methods of one node.
 #[derive(Debug)]
 pub struct Client {
@@ -72,7 +88,7 @@ pub struct Client {
     slots: Semaphore,
     /// Of these, those that calls may have that take long.
     slow_slots: Semaphore,
-    large: Option<LargeAnswers>,
+    found: Option<FoundNode>,
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
     header: Mutex<Option<HeaderValue>>,
     refused: Mutex<Option<(HeaderValue, Instant)>>,
@@ -96,23 +112,22 @@ pub struct Connection<'a> {
 impl Client {
     /// A client for the node at `host`, HOST:PORT. Connects when a call is made.
     pub fn new(host: String, login: Login, limits: Limits) -> Arc<Self> {
-        Self::with_large_answers(host, login, limits, None)
+        Self::with(host, login, limits, None)
     }
 
-    /// [`Client::new`] for a node that was found: it shares the right to large answers with others.
-    pub fn with_large_answers(
-        host: String,
-        login: Login,
-        limits: Limits,
-        large: Option<LargeAnswers>,
-    ) -> Arc<Self> {
+    /// [`Client::new`] for a node that was found.
+    pub fn of_found(host: String, login: Login, limits: Limits, found: FoundNode) -> Arc<Self> {
+        Self::with(host, login, limits, Some(found))
+    }
+
+    fn with(host: String, login: Login, limits: Limits, found: Option<FoundNode>) -> Arc<Self> {
         Arc::new(Client {
             host,
             login,
             limits,
             slots: Semaphore::new(limits.connections),
             slow_slots: Semaphore::new(limits.connections.saturating_sub(1).max(1)),
-            large,
+            found,
             idle: Mutex::default(),
             header: Mutex::default(),
             refused: Mutex::default(),
@@ -218,9 +233,10 @@ impl Client {
     }
 
     async fn connect(&self, method: &str) -> Result<SendRequest<Full<Bytes>>, Error> {
-        let stream = TcpStream::connect(&self.host)
-            .await
-            .map_err(|source| Error::Connect { host: self.host.clone(), source })?;
+        let stream = TcpStream::connect(&self.host).await.map_err(|source| self.cannot_connect(source))?;
+        if let Some(listener) = self.found.as_ref().and_then(|found| found.listener) {
+            self.check_listener(&stream, listener).await?;
+        }
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEAD)
             .handshake(TokioIo::new(stream))
@@ -231,16 +247,37 @@ impl Client {
         Ok(sender)
     }
 
+    /// Refuses a connection to anybody but this user and root. Nothing has been sent on it yet.
+    async fn check_listener(&self, stream: &TcpStream, allowed: u32) -> Result<(), Error> {
+        let addresses = stream.local_addr().and_then(|from| Ok((from, stream.peer_addr()?)));
+        let (from, to) = addresses.map_err(|source| self.cannot_connect(source))?;
+        let permit = LOOKUPS.acquire().await.expect("the semaphore is never closed");
+        let looked_up = tokio::task::spawn_blocking(move || {
+            // Kept until the end of the lookup, also when nobody waits for it any more.
+            let _permit = permit;
+            sockets::server_users(from, to)
+        });
+        let users = looked_up.await.map_err(|error| self.cannot_connect(io::Error::other(error)))?;
+        if users.is_empty() {
+            return Err(self.cannot_connect(io::Error::other("the kernel does not say who listens there")));
+        }
+        match users.into_iter().find(|uid| *uid != allowed && *uid != 0) {
+            Some(uid) => Err(Error::Stranger { host: self.host.clone(), uid }),
+            None => Ok(()),
+        }
+    }
+
+    fn cannot_connect(&self, source: io::Error) -> Error {
+        Error::Connect { host: self.host.clone(), source }
+    }
+
     fn request(&self, header: &HeaderValue, body: Bytes) -> Result<Request<Full<Bytes>>, Error> {
         Request::post("/")
             .header(HOST, &self.host)
             .header(AUTHORIZATION, header)
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(body))
-            .map_err(|error| Error::Connect {
-                host: self.host.clone(),
-                source: std::io::Error::new(std::io::ErrorKind::InvalidInput, error),
-            })
+            .map_err(|error| self.cannot_connect(io::Error::new(io::ErrorKind::InvalidInput, error)))
     }
 
     async fn read_body(&self, method: &str, response: Response<Incoming>) -> Result<Body, Error> {
@@ -255,10 +292,10 @@ impl Client {
             }
             if read.len() + data.len() > LARGE
                 && large.is_none()
-                && let Some(slots) = &self.large
+                && let Some(found) = &self.found
             {
                 // Meanwhile the node waits, not we: it is not read from.
-                large = slots.0.clone().acquire_owned().await.ok();
+                large = found.large.0.clone().acquire_owned().await.ok();
             }
             read.extend_from_slice(data);
         }
@@ -283,7 +320,7 @@ impl Connection<'_> {
 #[cfg(test)]
 mod tests {
     use peer_observer_testkit::fake_rpc::{Behaviour, EVERYTHING, FakeRpc};
-    use peer_observer_testkit::{LONG, data_dir};
+    use peer_observer_testkit::{LONG, data_dir, need, require};
     use serde_json::json;
 
     use super::super::LoginFile;
@@ -340,8 +377,8 @@ mod tests {
         server.behave("getpeerinfo", Behaviour::Answer(large));
         let login = || Login::Password { user: "u".into(), password: "p".into() };
         let of = |uid| {
-            let large = Some(LargeAnswers::of_user(uid));
-            Client::with_large_answers(server.addr().to_string(), login(), LIMITS, large)
+            let found = FoundNode { large: LargeAnswers::of_user(uid), listener: None };
+            Client::of_found(server.addr().to_string(), login(), LIMITS, found)
         };
         let ask =
             async |client: &Client| client.connection().await.call("getpeerinfo", &json!([])).await.unwrap();
@@ -357,6 +394,34 @@ mod tests {
         assert!(!waiting.is_finished());
         drop(held);
         waiting.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn stranger_at_the_address_of_a_found_node_is_sent_nothing() {
+        require!(need::root());
+        const NODE: u32 = 54_321;
+        const NOBODY: u32 = 65_534;
+        let client = |host: std::net::SocketAddr, listener| {
+            let login = Login::Password { user: "u".into(), password: "p".into() };
+            let found = FoundNode { large: LargeAnswers::of_user(NODE), listener };
+            Client::of_found(host.to_string(), login, LIMITS, found)
+        };
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        std::os::unix::fs::fchown(&listener, Some(NOBODY), None).unwrap();
+        let host = listener.local_addr().unwrap();
+        let error = uptime(&client(host, Some(NODE))).await.unwrap_err();
+        assert!(matches!(&error, Error::Stranger { uid: NOBODY, .. }), "{error}");
+        assert!(error.to_string().starts_with(&format!("user {NOBODY} listens at {host}")), "{error}");
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut received = Vec::new();
+        std::io::Read::read_to_end(&mut stream, &mut received).unwrap();
+        assert_eq!(received, b"");
+
+        // Root may listen for anybody, and in another network namespace nobody can be named.
+        let server = server();
+        for listener in [Some(NODE), Some(0), None] {
+            assert_eq!(uptime(&client(server.addr(), listener)).await.unwrap(), "77");
+        }
     }
 
     #[tokio::test]

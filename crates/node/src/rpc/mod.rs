@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use answer::Answer;
-pub use client::{Client, Connection, LargeAnswers, Limits};
+pub use client::{Client, Connection, FoundNode, LargeAnswers, Limits};
 pub use login::{Login, LoginFile};
 
 /// The node is starting (Bitcoin Core rpc/protocol.h, RPC_IN_WARMUP).
@@ -38,6 +38,14 @@ pub enum Error {
         host: String,
         /// Why.
         source: io::Error,
+    },
+    /// Another user listens where the node should. Nothing was sent to him.
+    #[error("user {uid} listens at {host}, and not the one that the node runs as")]
+    Stranger {
+        /// Host and port.
+        host: String,
+        /// Id of that user.
+        uid: u32,
     },
     /// The cookie or password file cannot be read.
     #[error("cannot read the RPC login from {path}: {source}")]

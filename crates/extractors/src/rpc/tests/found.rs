@@ -17,7 +17,7 @@ async fn nodes_that_were_found_share_a_page_and_a_login_of_the_settings_goes_bef
     let mut tasks = Vec::new();
     for (node, server, login, config) in cases {
         let config = Config { rpc_node: node.into(), ..config };
-        let found = RpcWindow { host: server.addr().to_string(), login: Some(login), access: of_user(0) };
+        let found = node_at(server, Some(login), of_user(0));
         let (page, publisher, stop) = (page.clone(), bus.publisher(Source::Rpc, "rpc"), stop.clone());
         tasks.push(tokio::spawn(async move { run_found(&page, config, found, publisher, stop).await }));
     }
@@ -41,6 +41,51 @@ async fn nodes_that_were_found_share_a_page_and_a_login_of_the_settings_goes_bef
         task.await.unwrap().unwrap();
     }
     assert_eq!(page.render(), "");
+}
+
+/// A node whose server is this one, whoever runs these tests.
+fn node_at(server: &FakeRpc, login: Option<Login>, access: Access) -> RpcWindow {
+    RpcWindow { host: server.addr().to_string(), in_our_network: false, login, access }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stranger_in_place_of_a_found_node_is_reported_and_sent_nothing() {
+    require!(need::root());
+    const NODE: u32 = 54_321;
+    const NOBODY: u32 = 65_534;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    std::os::unix::fs::fchown(&taken, Some(NOBODY), None).unwrap();
+    let addr = taken.local_addr().unwrap();
+    let login = Some(Login::Password { user: "u".into(), password: "p".into() });
+    let found = RpcWindow { host: addr.to_string(), in_our_network: true, login, access: of_user(NODE) };
+    let finding = check_found(&Config::default(), &found);
+    assert!(!finding.ok && finding.what.contains("user 65534 listens"), "{finding:?}");
+    assert!(finding.fix.unwrap().contains("start the node"));
+
+    let bus = Bus::in_process();
+    let (page, stop) = (Page::default(), CancellationToken::new());
+    let config = Config { rpc_node: "alice".into(), ..Config::default() };
+    let publisher = bus.publisher(Source::Rpc, "rpc");
+    let run = {
+        let (page, stop, found) = (page.clone(), stop.clone(), found.clone());
+        tokio::spawn(async move { run_found(&page, config, found, publisher, stop).await })
+    };
+    let failed = "rpcextractor_rpc_fetch_errors_total{node=\"alice\",rpc_method=\"uptime\"} 1\n";
+    let wait = async {
+        while !page.render().contains(failed) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("a failed call");
+    stop.cancel();
+    run.await.unwrap().unwrap();
+    // At least the connection of the check and one of the run are waiting.
+    for _ in 0..2 {
+        let (mut stream, _) = taken.accept().unwrap();
+        let mut received = Vec::new();
+        std::io::Read::read_to_end(&mut stream, &mut received).unwrap();
+        assert_eq!(received, b"");
+    }
 }
 
 /// What a user of this machine may read.
@@ -89,7 +134,7 @@ async fn a_login_of_the_settings_is_sent_only_to_nodes_whose_user_may_know_it() 
         let host = server.addr().to_string();
         // The login that was found is another one, so that the server says which of them was sent.
         let found = Login::Password { user: "found".into(), password: "found".into() };
-        let found = RpcWindow { host, login: Some(found), access };
+        let found = RpcWindow { host, in_our_network: false, login: Some(found), access };
         let at = |server: &FakeRpc| RpcWindow { host: server.addr().to_string(), ..found.clone() };
         for login in ["u:p", "found:found"] {
             server.set_login(login);
