@@ -34,6 +34,10 @@ pub enum Behaviour {
     Partial,
     /// Answers with a result of so many bytes.
     Oversized(usize),
+    /// Answers with a body that has no end, in pieces of so many bytes with so much time in between.
+    Endless(usize, Duration),
+    /// Answers with this HTTP status, and that the client should ask at this URL instead.
+    Redirect(u16, String),
     /// Answers with what is no JSON.
     Garbage,
     /// Answers with what is no HTTP.
@@ -239,7 +243,9 @@ fn answer(
     match behaviour {
         None => {}
         Some(Behaviour::Answer(json)) => return respond(stream, 200, &result(&json)),
-        Some(Behaviour::Slow(time)) => wait(shared, method, time),
+        Some(Behaviour::Slow(time)) => {
+            wait(shared, method, time);
+        }
         Some(Behaviour::Refuse(code, message)) => return refuse(stream, id, code, message),
         Some(Behaviour::Status(status)) => return respond(stream, status, "no JSON\n"),
         Some(Behaviour::Partial) => {
@@ -248,6 +254,15 @@ fn answer(
         }
         Some(Behaviour::Oversized(bytes)) => {
             return respond(stream, 200, &result(&format!("\"{}\"", "x".repeat(bytes))));
+        }
+        Some(Behaviour::Endless(bytes, pause)) => return drip(stream, shared, method, bytes, pause),
+        Some(Behaviour::Redirect(status, url)) => {
+            let body = result("77");
+            let length = body.len();
+            return write!(
+                &mut &*stream,
+                "HTTP/1.1 {status} X\r\nLocation: {url}\r\nContent-Length: {length}\r\n\r\n{body}"
+            );
         }
         Some(Behaviour::Garbage) => return respond(stream, 200, "<html>\u{0}{{{"),
         Some(Behaviour::Noise) => {
@@ -270,18 +285,39 @@ fn answer(
     }
 }
 
-/// Waits for the time, or until the method has another behaviour or the server ends.
-fn wait(shared: &Shared, method: &str, time: Duration) {
+/// Sends a body until the client hangs up, the method has another behaviour or the server ends.
+fn drip(
+    mut stream: &TcpStream,
+    shared: &Shared,
+    method: &str,
+    bytes: usize,
+    pause: Duration,
+) -> io::Result<()> {
+    stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+    let chunk = format!("{bytes:x}\r\n{}\r\n", " ".repeat(bytes));
+    loop {
+        stream.write_all(chunk.as_bytes())?;
+        if !wait(shared, method, pause) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+    }
+}
+
+/// Waits for the time, or until the method has another behaviour or the server ends: then false.
+fn wait(shared: &Shared, method: &str, time: Duration) -> bool {
     let deadline = Instant::now() + time;
     let is_slow = |state: &State| {
         let behaviour = state.behaviours.get(method).or_else(|| state.behaviours.get(EVERYTHING));
-        !state.stopped && matches!(behaviour, Some(Behaviour::Slow(_)))
+        !state.stopped && matches!(behaviour, Some(Behaviour::Slow(_) | Behaviour::Endless(..)))
     };
     let mut state = shared.state();
-    while is_slow(&state) {
+    loop {
+        if !is_slow(&state) {
+            return false;
+        }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return;
+            return true;
         }
         state = shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
     }
@@ -375,6 +411,7 @@ mod tests {
             (Behaviour::Oversized(5000), "xxxx"),
             (Behaviour::Garbage, "<html>"),
             (Behaviour::Noise, "SSH"),
+            (Behaviour::Redirect(302, "http://x/".into()), "Location: http://x/\r\n"),
             (Behaviour::Slow(Duration::from_millis(1)), "\"result\":77,"),
         ] {
             server.behave(EVERYTHING, behaviour.clone());

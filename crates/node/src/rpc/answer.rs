@@ -143,6 +143,26 @@ mod tests {
     }
 
     #[test]
+    fn deep_nesting_takes_no_stack() {
+        const DEPTH: usize = 5_000_000;
+        let deep = format!("{}{}", "[".repeat(DEPTH), "]".repeat(DEPTH));
+        let unknown = format!(r#"{{"x":{deep},"result":1,"error":null,"id":7}}"#);
+        assert_eq!(read(200, &unknown).unwrap().json(), "1");
+        let answer = read(200, &format!(r#"{{"result":{deep},"error":null,"id":7}}"#)).unwrap();
+        assert_eq!(answer.json().len(), 2 * DEPTH);
+        for body in [
+            deep.clone(),
+            deep[..DEPTH].to_owned(),
+            format!(r#"{{"result":{},"error":null,"id":7}}"#, &deep[..DEPTH]),
+            format!(r#"{{"result":1,"error":{deep},"id":7}}"#),
+            format!(r#"{{"result":1,"error":null,"id":{deep}}}"#),
+        ] {
+            let error = read(200, &body).unwrap_err().to_string();
+            assert!(error.contains("cannot be understood") && error.len() < 400, "{error}");
+        }
+    }
+
+    #[test]
     fn a_long_message_is_cut_at_a_character() {
         let body = format!(r#"{{"error":{{"code":-1,"message":"x{}"}}}}"#, "é".repeat(10_000));
         let error = read(500, &body).unwrap_err().to_string();

@@ -370,6 +370,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn redirects_are_errors_and_not_followed() {
+        let (server, other) = (server(), server());
+        let client = client(&server, LIMITS);
+        for status in [301, 302, 303, 307, 308] {
+            let url = format!("http://u:p@{}/", other.addr());
+            server.behave(EVERYTHING, Behaviour::Redirect(status, url));
+            let error = uptime(&client).await.unwrap_err();
+            assert!(error.to_string().contains(&format!("HTTP status {status}")), "{error}");
+        }
+        assert_eq!(server.calls("uptime"), 5);
+        assert_eq!(other.most_connections(), 0);
+    }
+
+    #[tokio::test]
+    async fn endless_answers_end_with_the_limits() {
+        let server = server();
+        server.behave(EVERYTHING, Behaviour::Endless(64 * 1024, Duration::ZERO));
+        let error = uptime(&client(&server, LIMITS)).await.unwrap_err();
+        assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+
+        server.behave(EVERYTHING, Behaviour::Endless(1, Duration::from_millis(10)));
+        let impatient = client(&server, Limits { timeout: Duration::from_secs(1), ..LIMITS });
+        let error = uptime(&impatient).await.unwrap_err();
+        assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    }
+
+    #[tokio::test]
     async fn user_has_one_large_answer_at_a_time() {
         const USER: u32 = 54_321;
         let server = server();

@@ -4,8 +4,10 @@
 //! not known is passed over and named. Names and units are those of `bitcoin-cli help METHOD`; amounts are BTC, fee rates BTC/kvB.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_ignored::Path;
 
@@ -15,6 +17,9 @@ use super::Answer;
 const MAX_NAMES: usize = 32;
 /// Characters of such a name that are kept.
 const MAX_NAME: usize = 64;
+/// Entries of a list or table that are read. An entry takes three bytes of JSON at least, and hundreds of
+/// memory. An address manager has 65,536 in a table at most.
+const MAX_ENTRIES: usize = 100_000;
 
 /// A value, and what else stood in the answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,6 +113,60 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
     })
 }
 
+/// A list of at most [`MAX_ENTRIES`].
+fn bounded_list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct List<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(entry) = entries.next_element()? {
+                check_entries(list.len())?;
+                list.push(entry);
+            }
+            Ok(list)
+        }
+    }
+    deserializer.deserialize_seq(List(PhantomData))
+}
+
+/// A table of at most [`MAX_ENTRIES`].
+fn bounded_table<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, T>, D::Error> {
+    struct Table<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Table<T> {
+        type Value = BTreeMap<String, T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+            let mut table = BTreeMap::new();
+            while let Some((name, entry)) = entries.next_entry()? {
+                check_entries(table.len())?;
+                table.insert(name, entry);
+            }
+            Ok(table)
+        }
+    }
+    deserializer.deserialize_map(Table(PhantomData))
+}
+
+/// Whether there may be one more than so many.
+fn check_entries<E: serde::de::Error>(entries: usize) -> Result<(), E> {
+    match entries < MAX_ENTRIES {
+        true => Ok(()),
+        false => Err(E::custom(format_args!("it has more than {MAX_ENTRIES} entries"))),
+    }
+}
+
 macro_rules! answered {
     ($($type:ty: $method:literal, $begins:literal $(, left out $($left_out:literal)*)?;)*) => {
         $(impl Answered for $type {
@@ -139,7 +198,7 @@ answered! {
 
 /// getpeerinfo
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct PeerInfos(pub Vec<PeerInfo>);
+pub struct PeerInfos(#[serde(deserialize_with = "bounded_list")] pub Vec<PeerInfo>);
 
 /// A peer in getpeerinfo.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -256,7 +315,7 @@ pub struct LockedMemory {
 
 /// getaddrmaninfo, by network
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct AddrManInfo(pub BTreeMap<String, AddrManInfoNetwork>);
+pub struct AddrManInfo(#[serde(deserialize_with = "bounded_table")] pub BTreeMap<String, AddrManInfoNetwork>);
 
 /// A network in getaddrmaninfo.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -299,9 +358,11 @@ pub struct NetworkInfo {
     pub connections_in: u32,
     pub connections_out: u32,
     pub networkactive: bool,
+    #[serde(deserialize_with = "bounded_list")]
     pub networks: Vec<NetworkInfoNetwork>,
     pub relayfee: f64,
     pub incrementalfee: f64,
+    #[serde(deserialize_with = "bounded_list")]
     pub localaddresses: Vec<LocalAddress>,
     #[serde(deserialize_with = "one_or_many")]
     pub warnings: Vec<String>,
@@ -354,7 +415,7 @@ pub struct BlockchainInfo {
 
 /// getorphantxs with verbosity 2
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct OrphanTxs(pub Vec<OrphanTx>);
+pub struct OrphanTxs(#[serde(deserialize_with = "bounded_list")] pub Vec<OrphanTx>);
 
 /// A transaction in getorphantxs.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -375,7 +436,9 @@ pub struct OrphanTx {
 #[serde(default)]
 #[allow(missing_docs, reason = "names and units are Bitcoin Core's")]
 pub struct RawAddrman {
+    #[serde(deserialize_with = "bounded_table")]
     pub new: BTreeMap<String, RawAddrmanEntry>,
+    #[serde(deserialize_with = "bounded_table")]
     pub tried: BTreeMap<String, RawAddrmanEntry>,
 }
 
@@ -407,7 +470,7 @@ pub struct SmartFee {
 
 /// getchaintips
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct ChainTips(pub Vec<ChainTip>);
+pub struct ChainTips(#[serde(deserialize_with = "bounded_list")] pub Vec<ChainTip>);
 
 /// A tip in getchaintips.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -422,7 +485,7 @@ pub struct ChainTip {
 
 /// listbanned
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Banned(pub Vec<BannedSubnet>);
+pub struct Banned(#[serde(deserialize_with = "bounded_list")] pub Vec<BannedSubnet>);
 
 /// A ban in listbanned.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -464,6 +527,45 @@ mod tests {
         assert!(warnings(r#"{"warnings":""}"#).is_empty());
         assert_eq!(warnings(r#"{"warnings":["a","b"]}"#), ["a", "b"]);
         assert!(warnings("{}").is_empty());
+    }
+
+    #[test]
+    fn lists_and_tables_have_an_end() {
+        let list = |entries: usize| format!("[{}]", vec!["{}"; entries].join(","));
+        assert_eq!(read_json::<PeerInfos>(&list(60_000)).unwrap().value.0.len(), 60_000);
+        let table = |entries: usize| {
+            let entries: Vec<String> = (0..entries).map(|i| format!("\"{i}/0\":{{}}")).collect();
+            format!("{{{}}}", entries.join(","))
+        };
+        assert_eq!(read_json::<AddrManInfo>(&table(MAX_ENTRIES)).unwrap().value.0.len(), MAX_ENTRIES);
+        let (list, table) = (list(MAX_ENTRIES + 1), table(MAX_ENTRIES + 1));
+        let field = |name: &str, json: &str| format!("{{\"{name}\":{json}}}");
+        let errors = [
+            read_json::<PeerInfos>(&list).unwrap_err(),
+            read_json::<OrphanTxs>(&list).unwrap_err(),
+            read_json::<ChainTips>(&list).unwrap_err(),
+            read_json::<Banned>(&list).unwrap_err(),
+            read_json::<NetworkInfo>(&field("networks", &list)).unwrap_err(),
+            read_json::<NetworkInfo>(&field("localaddresses", &list)).unwrap_err(),
+            read_json::<AddrManInfo>(&table).unwrap_err(),
+            read_json::<RawAddrman>(&field("new", &table)).unwrap_err(),
+            read_json::<RawAddrman>(&field("tried", &table)).unwrap_err(),
+        ];
+        for error in errors {
+            assert!(error.to_string().contains("more than 100000 entries"), "{error}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error_or_passed_over() {
+        const DEPTH: usize = 5_000_000;
+        let deep = format!("{}{}", "[".repeat(DEPTH), "]".repeat(DEPTH));
+        assert!(read_json::<PeerInfos>(&deep).is_err());
+        assert!(read_json::<Uptime>(&deep).is_err());
+        assert!(read_json::<NetworkInfo>(&format!(r#"{{"warnings":{deep}}}"#)).is_err());
+        assert!(read_json::<PeerInfos>(&format!(r#"[{{"permissions":{deep}}}]"#)).is_err());
+        let read = read_json::<PeerInfos>(&format!(r#"[{{"new_thing":{deep}}}]"#)).unwrap();
+        assert_eq!((read.value.0.len(), read.unknown["new_thing"]), (1, 1));
     }
 
     #[test]
