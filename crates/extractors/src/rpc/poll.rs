@@ -10,6 +10,8 @@ use peer_observer_bus::{Publisher, now_ns};
 use peer_observer_events::PeerObserverEvent;
 use peer_observer_events::proto::rpc_extractor::{Rpc, rpc::RpcEvent};
 use peer_observer_node::rpc::{self, Client};
+use tokio::sync::Semaphore;
+use tokio::task::JoinError;
 use tokio::time::{Instant, sleep_until};
 
 use super::config::MIN_PAYLOAD;
@@ -23,6 +25,10 @@ use super::node::{Away, Node};
 const SOON: Duration = Duration::from_secs(5);
 /// A method whose last call took longer leaves one connection to the others.
 const SLOW: Duration = Duration::from_secs(1);
+/// Threads of the runtime's blocking pool that read answers at once, for all nodes together: the rest of
+/// the pool is for others.
+const MAX_READERS: usize = 4;
+static READERS: Semaphore = Semaphore::const_new(MAX_READERS);
 /// Unknown fields that are named in the log.
 const MAX_NAMED: usize = 256;
 
@@ -45,7 +51,7 @@ enum Error {
     #[error(transparent)]
     Convert(#[from] convert::Error),
     #[error("reading the answer failed, please report this: {0}")]
-    Crashed(#[from] tokio::task::JoinError),
+    Crashed(#[from] JoinError),
 }
 
 /// When to ask again.
@@ -138,8 +144,8 @@ async fn round(shared: &Arc<Shared>, method: Method, took: &mut Duration) -> Res
         shared.node.answers();
         let max_payload = shared.max_payload();
         // An address manager is 20 MB of JSON: too much for a thread that others wait for.
-        let read = tokio::task::spawn_blocking(move || read(call, &answer, max_payload, time_ns));
-        let (fitted, unknown) = read.await??;
+        let read = on_reader(move || read(call, &answer, max_payload, time_ns)).await;
+        let (fitted, unknown) = read??;
         if let [PeerObserverEvent::RpcExtractor(Rpc { rpc_event: Some(event) })] = &fitted.events[..] {
             match event {
                 RpcEvent::Uptime(seconds) => shared.node.runs_for(Duration::from_secs((*seconds).into())),
@@ -151,6 +157,17 @@ async fn round(shared: &Arc<Shared>, method: Method, took: &mut Duration) -> Res
         shared.publish(method, time_ns, fitted);
     }
     Ok(())
+}
+
+/// Runs `read` on a thread of the runtime's blocking pool, once fewer than [`MAX_READERS`] are taken.
+async fn on_reader<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
+    let permit = READERS.acquire().await.expect("the semaphore is never closed");
+    let reader = tokio::task::spawn_blocking(move || {
+        // The thread is taken until the end, also when nobody waits for the answer any more.
+        let _permit = permit;
+        read()
+    });
+    reader.await
 }
 
 fn read(
@@ -254,7 +271,46 @@ impl Trouble {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Condvar;
+
+    use peer_observer_testkit::{LONG, wait_until};
+
     use super::*;
+
+    #[test]
+    fn readers_leave_the_blocking_pool_to_others() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(MAX_READERS + 1)
+            .enable_all()
+            .build()
+            .unwrap();
+        // How many read, and whether they may end.
+        let state = Arc::new((Mutex::new((0, false)), Condvar::new()));
+        let readers: Vec<_> = (0..3 * MAX_READERS)
+            .map(|_| {
+                let state = state.clone();
+                runtime.spawn(on_reader(move || {
+                    let (lock, changed) = &*state;
+                    let mut reading = lock.lock().unwrap();
+                    reading.0 += 1;
+                    while !reading.1 {
+                        reading = changed.wait(reading).unwrap();
+                    }
+                }))
+            })
+            .collect();
+        assert!(wait_until(LONG, || state.0.lock().unwrap().0 >= MAX_READERS));
+        let other = runtime.spawn_blocking(|| ());
+        let is_served = runtime.block_on(async { tokio::time::timeout(LONG, other).await.is_ok() });
+        let reading = state.0.lock().unwrap().0;
+        state.0.lock().unwrap().1 = true;
+        state.1.notify_all();
+        for reader in readers {
+            runtime.block_on(reader).unwrap().unwrap();
+        }
+        assert!(is_served && reading == MAX_READERS, "{reading} readers at once");
+    }
 
     #[test]
     fn turns_that_are_over_are_counted_and_left_out() {
