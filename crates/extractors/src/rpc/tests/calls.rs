@@ -118,6 +118,41 @@ async fn whatever_goes_wrong_is_counted_and_survived() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn hostile_answers_are_counted_and_survived() {
+    const DEPTH: usize = 5_000_000;
+    let server = server();
+    let other = FakeRpc::start("u:p").unwrap();
+    let config = Config { rpc_max_answer_bytes: 20_000_000, ..config_for(&server) };
+    let methods = vec![(Method::Uptime, OFTEN), (Method::GetPeerInfo, OFTEN)];
+    let running = start_with(config, methods).await;
+    let deep = format!("{}{}", "[".repeat(DEPTH), "]".repeat(DEPTH));
+    let peers = |number: usize| {
+        let peers = vec![r#"{"addr":"192.0.2.1:8333","subver":"/Satoshi:30.0.0/"}"#; number];
+        format!("[{}]", peers.join(","))
+    };
+    let faults = [
+        (Behaviour::Answer(deep), "rpc_model_errors_total"),
+        // Too many for one event, and too many to be read.
+        (Behaviour::Answer(peers(60_000)), "nats_publish_errors_total"),
+        (Behaviour::Answer(peers(100_001)), "rpc_model_errors_total"),
+        (Behaviour::Endless(1 << 20, Duration::ZERO), "rpc_fetch_errors_total"),
+        (Behaviour::Redirect(307, format!("http://{}/", other.addr())), "rpc_fetch_errors_total"),
+    ];
+    for (fault, metric) in faults {
+        let before = running.metric(metric, "getpeerinfo").await;
+        server.behave("getpeerinfo", fault);
+        running.wait_for(metric, "getpeerinfo", before + 1.0).await;
+        let uptimes = running.metric("events_total", "uptime").await;
+        running.wait_for("events_total", "uptime", uptimes + 1.0).await;
+        server.heal();
+        let events = running.metric("events_total", "getpeerinfo").await;
+        running.wait_for("events_total", "getpeerinfo", events + 1.0).await;
+    }
+    assert_eq!(other.most_connections(), 0);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_method_that_the_node_does_not_have_is_off_until_the_node_is_another() {
     let first = server();
     let addr = first.addr();
