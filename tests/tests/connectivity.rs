@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use peer_observer_e2e::page::{self, Samples};
@@ -12,7 +13,8 @@ use peer_observer_events::Event;
 use peer_observer_testkit::namespace::{in_new_network, ip};
 use peer_observer_testkit::nats::NatsServer;
 use peer_observer_testkit::p2p_node::{Behaviour, ListeningNode};
-use peer_observer_testkit::{need, require};
+use peer_observer_testkit::process::Process;
+use peer_observer_testkit::{free_port, need, require};
 use prost::Message;
 
 /// Nodes at addresses that the tour's peers gossip; nobody is at the others.
@@ -135,6 +137,43 @@ fn recorded_gossip_is_checked_in_a_network_of_its_own() {
         runtime.block_on(check_the_tour(dir.path()));
     });
     checked.unwrap();
+}
+
+#[test]
+fn full_disk_ends_it_with_an_error() {
+    require!(need::root(), need::nats_server());
+    let server = NatsServer::start().unwrap();
+    let disk = tempfile::tempdir().unwrap();
+    let (url, dir) = (server.url(), disk.path().display().to_string());
+    let mut args = vec!["connectivity", "--connect", "--allow-local", "-a", &url, "-m", "127.0.0.1:0"];
+    args.extend(["--rate", "1000", "--netgroup-rate", "1000", "--csv-dir", &dir]);
+    // One page, which has room for the head of the file and a few rows. The mount is in a namespace of
+    // its own, so nothing of it is left.
+    let script = format!("mount -t tmpfs -o size=4k tmpfs '{dir}' && exec \"$0\" \"$@\"");
+    let (command, state) = program::command(&args);
+    let mut shell = Command::new("unshare");
+    shell.args(["-m", "sh", "-c", &script]).arg(program::path()).args(&args);
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut tool = Process::spawn(shell).unwrap().keep(state);
+
+    let gone = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
+    let event = Event { timestamp: 0, origin: None, peer_observer_event: Some(everything::gossip(&[gone])) };
+    let event = bytes::Bytes::from(event.encode_to_vec());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = connect(&url).await;
+        let deadline = std::time::Instant::now() + LONG;
+        while tool.is_running() {
+            assert!(std::time::Instant::now() < deadline, "it goes on");
+            client.publish("netmsg", event.clone()).await.unwrap();
+            client.flush().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let status = tool.wait(LONG).unwrap();
+    let lines = tool.last_lines();
+    assert_eq!(status.code(), Some(1), "{lines}");
+    assert!(lines.contains("cannot write results to") && lines.contains("No space left"), "{lines}");
 }
 
 #[test]

@@ -269,6 +269,7 @@ impl Check {
             let wake = next.unwrap_or_else(|| Instant::now() + MINUTE);
             tokio::select! {
                 () = stop.cancelled() => break,
+                () = self.output.failed() => break,
                 received = subscriber.recv_many(&mut batch, BATCH) => {
                     if received == 0 {
                         break;

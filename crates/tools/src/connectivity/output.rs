@@ -72,6 +72,10 @@ impl Output {
     pub(super) fn start(config: &Config, now: u64) -> Result<Self, Error> {
         let csv = config.csv_dir.as_deref().map(|dir| Csv::create(dir, now)).transpose()?;
         let parquet = config.parquet_dir.as_deref().map(|dir| Parquet::new(dir, now)).transpose()?;
+        Self::to(csv, parquet)
+    }
+
+    fn to(csv: Option<Csv>, parquet: Option<Parquet>) -> Result<Self, Error> {
         if csv.is_none() && parquet.is_none() {
             return Ok(Output { rows: None, thread: None });
         }
@@ -95,6 +99,14 @@ impl Output {
         let Ok(place) = sender.reserve().await else { return false };
         place.send(std::mem::take(rows));
         true
+    }
+
+    /// Waits until the thread has failed: `finish` says why.
+    pub(super) async fn failed(&self) {
+        match &self.rows {
+            Some(sender) => sender.closed().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Has what is due by now written, also when no rows come any more. Nothing is lost when the thread is busy.
@@ -297,6 +309,14 @@ fn write_group(file: &File, schema: TypePtr, rows: &[Row]) -> Result<(), Parquet
     group.close()?;
     writer.close()?;
     Ok(())
+}
+
+/// An output to a disk that has no space left for rows.
+#[cfg(test)]
+pub(super) fn to_full_disk() -> Output {
+    let path = PathBuf::from("/dev/full");
+    let file = File::options().write(true).open(&path).unwrap();
+    Output::to(Some(Csv { path, file }), None).unwrap()
 }
 
 #[cfg(test)]

@@ -311,6 +311,20 @@ async fn results_that_are_counted_when_it_is_stopped_are_in_the_file() {
 }
 
 #[tokio::test]
+async fn full_disk_ends_it_without_another_result() {
+    let gone = ListeningNode::local(Behaviour::Hangs).unwrap().stop();
+    let bus = Bus::in_process();
+    let subscriber = bus.subscriber("connectivity", &subjects(&local()), Limits::default());
+    let mut check = Check::new(local(), subscriber.stats()).unwrap();
+    check.output = output::to_full_disk();
+    let mut publisher = bus.publisher(Source::Ebpf, "ebpf");
+    publisher.publish(&"alice".into(), 1, told("1.2.3.4:1", vec![address(gone, 1)]));
+    let ended = timeout(LONG, check.run(subscriber, &CancellationToken::new())).await;
+    let error = ended.expect("it ends").unwrap_err().to_string();
+    assert!(error.contains("cannot write results to /dev/full: No space left on device"), "{error}");
+}
+
+#[tokio::test]
 async fn series_of_sources_that_are_silent_for_a_day_end() {
     let gone = ListeningNode::local(Behaviour::Hangs).unwrap().stop();
     let tool = Running::start(local()).await;
