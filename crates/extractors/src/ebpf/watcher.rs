@@ -155,6 +155,7 @@ impl Watcher {
             match event {
                 NodeEvent::Appeared(process) => {
                     self.gone.remove(&process.pid);
+                    self.processes.started(&process);
                     self.known.insert(process.pid, Known { process, name: None });
                 }
                 NodeEvent::Changed(process) => {
@@ -163,8 +164,9 @@ impl Watcher {
                 }
                 NodeEvent::Gone(process, ended) => {
                     let name = self.known.remove(&process.pid).and_then(|known| known.name);
-                    self.gone.insert(process.pid, Instant::now());
                     let node = name.unwrap_or_else(|| self.processes.name(process.pid));
+                    self.processes.ended(&process, Instant::now());
+                    self.gone.insert(process.pid, Instant::now());
                     tracing::warn!(%node, pid = process.pid, %ended, "node is gone, waiting for its return");
                 }
             }
@@ -175,7 +177,7 @@ impl Watcher {
     /// Attaches to what is not attached to yet, and detaches from what is gone.
     pub(super) fn look(&mut self) {
         self.take_events();
-        self.processes.forget_unknown();
+        self.processes.allow_looks();
         let at_paths = self.at_paths();
         // A program that is known by its path is attached to before it runs, so that nothing of its start is missed.
         if self.config.watches_programs() {
