@@ -13,6 +13,7 @@
 //! | pipeline.rs | ring to bus: a thread that copies, a thread that decodes and publishes |
 //! | watcher.rs | finds nodes, follows restarts and upgrades, tells losses |
 //! | programs.rs | attaches to their programs, and lets go before these change |
+//! | paths.rs | where programs are attached to before they run |
 //! | lease.rs | has writers of a program wait until it is let go of |
 //! | nodes.rs | which process is which node |
 //! | exit.rs | how nodes ended |
@@ -28,6 +29,7 @@ pub mod kernel;
 mod lease;
 mod messages;
 mod nodes;
+mod paths;
 mod pipeline;
 mod programs;
 mod record;

@@ -70,13 +70,15 @@ pub(super) struct AtPath {
     pub(super) path: PathBuf,
     pub(super) program: File,
     pub(super) file: FileId,
+    /// The user who chose it.
+    pub(super) owner: u32,
 }
 
 impl AtPath {
     /// The program that is at the path now.
-    pub(super) fn new(path: &Path, program: File) -> Option<Self> {
+    pub(super) fn new(path: &Path, program: File, owner: u32) -> Option<Self> {
         let file = FileId::from(&program.metadata().ok()?);
-        Some(AtPath { path: path.to_path_buf(), program, file })
+        Some(AtPath { path: path.to_path_buf(), program, file, owner })
     }
 }
 
@@ -183,13 +185,13 @@ impl Programs {
         self.attached.iter().find(|(key, _)| key.file == file).map(|(_, attached)| &attached.probes)
     }
 
-    /// Attaches to a program before it runs, so that nothing of its start is missed. `owner` is the user who chose it.
-    pub(super) fn attach_file(&mut self, at: &AtPath, owner: u32) {
+    /// Attaches to a program before it runs, so that nothing of its start is missed.
+    pub(super) fn attach_file(&mut self, at: &AtPath) {
         let key = Key { file: at.file, process: None };
         if self.is_attached(key) || self.files().any(|file| file == at.file) {
             return;
         }
-        let target = Target { program: &at.program, path: &at.path, key, owner };
+        let target = Target { program: &at.program, path: &at.path, key, owner: at.owner };
         if self.is_left_alone(&target) {
             return;
         }

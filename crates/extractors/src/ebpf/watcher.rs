@@ -5,14 +5,12 @@
 //! attached to, as soon as it runs, or before, where its path is known.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use peer_observer_bus::loss::What;
 use peer_observer_events::proto::observer::loss::Stage;
-use peer_observer_node::access::Access;
 use peer_observer_node::discover::{self, NodeProcess};
 use peer_observer_node::hit::Tracepoint;
 use peer_observer_node::regular;
@@ -23,15 +21,12 @@ use super::clock::Offset;
 use super::config::Config;
 use super::kernel::{Book, KernelBooks, NO_PLACE};
 use super::nodes::Processes;
+use super::paths::ProgramPaths;
 use super::pipeline::{Lost, Work};
 use super::programs::{AtPath, Programs, Reach};
 
 /// How long a process that is gone stays known: its last records are read long before.
 const KEEP_DEAD: Duration = Duration::from_secs(30);
-/// Paths of programs that are attached to before they run, at most.
-const MAX_PATHS: usize = 64;
-/// A program at the path of a node is attached to before it runs for so long after the node was seen there last.
-const KEEP_PATH: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A node process whose hits are seen from now on.
 #[derive(Debug, Clone)]
@@ -50,13 +45,6 @@ struct Known {
     process: Arc<NodeProcess>,
     /// Its name, once its program is attached to.
     name: Option<Arc<str>>,
-}
-
-/// A path at which a node's program was seen: what is put there later is the same node's next program.
-struct ProgramPath {
-    owner: u32,
-    access: Access,
-    seen: Instant,
 }
 
 /// Processes with books that were gone before anyone looked at them, and since when they are known to be gone. Without this, they
@@ -99,7 +87,7 @@ pub(super) struct Watcher {
     books: KernelBooks,
     nodes: Subscription,
     watcher: Arc<NodeWatcher>,
-    paths: HashMap<PathBuf, ProgramPath>,
+    paths: ProgramPaths,
     known: HashMap<u32, Known>,
     /// Processes that are gone, and since when.
     gone: HashMap<u32, Instant>,
@@ -132,7 +120,7 @@ impl Watcher {
             programs,
             nodes: watcher.subscribe(),
             watcher,
-            paths: HashMap::new(),
+            paths: ProgramPaths::default(),
             known: HashMap::new(),
             gone: HashMap::new(),
             strangers: Strangers::default(),
@@ -181,8 +169,8 @@ impl Watcher {
         let at_paths = self.at_paths();
         // A program that is known by its path is attached to before it runs, so that nothing of its start is missed.
         if self.config.watches_programs() {
-            for (at, owner) in &at_paths {
-                self.programs.attach_file(at, *owner);
+            for at in &at_paths {
+                self.programs.attach_file(at);
             }
         }
         let pids: Vec<u32> = self.known.keys().copied().collect();
@@ -190,26 +178,23 @@ impl Watcher {
             self.attach(pid);
         }
         self.forget_gone();
-        let at_paths: Vec<AtPath> = at_paths.into_iter().map(|(at, _)| at).collect();
         self.programs.keep(self.known.values().map(|known| &*known.process), &at_paths);
         self.say_what_is_missing();
     }
 
     /// Programs that are known by their path and are there now, with the users who chose them: those asked for, and those of
     /// nodes that were seen.
-    fn at_paths(&mut self) -> Vec<(AtPath, u32)> {
+    fn at_paths(&mut self) -> Vec<AtPath> {
         let now = Instant::now();
-        self.paths.retain(|_, path| now.duration_since(path.seen) < KEEP_PATH);
+        for known in self.known.values() {
+            self.paths.refresh(&known.process, now);
+        }
         let asked_for = self
             .config
             .bitcoind_path
             .iter()
-            .filter_map(|path| Some((AtPath::new(path, regular::open(path).ok()?)?, 0)));
-        let seen = self
-            .paths
-            .iter()
-            .filter_map(|(path, seen)| Some((AtPath::new(path, seen.access.open(path).ok()?)?, seen.owner)));
-        asked_for.chain(seen).collect()
+            .filter_map(|path| AtPath::new(path, regular::open(path).ok()?, 0));
+        asked_for.chain(self.paths.programs(now)).collect()
     }
 
     /// Attaches to the program of a process, and makes the process known.
@@ -234,28 +219,10 @@ impl Watcher {
         known.name = Some(name.clone());
         (self.watching)(&Watched { node: name, pid });
         self.said_none = false;
-        self.remember_path(pid);
-    }
-
-    /// Where the program of this node is, its next one will be.
-    fn remember_path(&mut self, pid: u32) {
-        let Some(Known { process, .. }) = self.known.get(&pid) else { return };
-        if !self.config.bitcoind_path.is_empty() || !process.shares_mounts {
-            return;
+        // Where its program is, its next one will be.
+        if self.config.bitcoind_path.is_empty() {
+            self.paths.remember(node, Instant::now());
         }
-        let Some(user) = process.user.clone() else { return };
-        let seen = Instant::now();
-        let path = ProgramPath { owner: process.owner, access: Access::new(user, "/".into()), seen };
-        if self.paths.len() >= MAX_PATHS && !self.paths.contains_key(&process.exe) {
-            // Root's are kept: others can have as many as they like.
-            let of_users = self.paths.iter().filter(|(_, path)| path.owner != 0);
-            let Some(oldest) = of_users.min_by_key(|(_, path)| path.seen).map(|(path, _)| path.clone())
-            else {
-                return;
-            };
-            self.paths.remove(&oldest);
-        }
-        self.paths.insert(process.exe.clone(), path);
     }
 
     /// Forgets processes that are gone for so long that their last records are read.
