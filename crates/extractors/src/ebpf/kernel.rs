@@ -1,8 +1,9 @@
 //! The kernel's side: loading the programs, attaching them, reading ring and books.
 
-use std::collections::BTreeMap;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::collections::{BTreeMap, HashSet};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use libbpf_rs::{
@@ -30,17 +31,20 @@ const FORMS: &str = "__bpf_usdt_specs";
 /// Forms that there is room for. A node of Bitcoin Core takes up some 15 for each file or process that is attached to.
 pub const MAX_FORMS: u32 = 4096;
 
+/// Threads that let go of links at once.
+const MAX_THREADS: usize = 16;
+
 /// What goes wrong with the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The programs cannot be loaded.
-    #[error("cannot load the eBPF programs: {source} ({})", load_hint(source))]
+    #[error("cannot load the eBPF programs: {source:#} ({})", load_hint(source))]
     Load {
         /// What libbpf says.
         source: libbpf_rs::Error,
     },
     /// The ring buffer cannot be read.
-    #[error("cannot read the ring buffer: {source}")]
+    #[error("cannot read the ring buffer: {source:#}")]
     Ring {
         /// What libbpf or the kernel says.
         source: libbpf_rs::Error,
@@ -197,35 +201,57 @@ impl Kernel {
     }
 }
 
-/// Detaches: when this returns, no program of these links runs any more.
+/// The number of the error of the system (errno) that caused an error of libbpf, which only has it in its text.
+pub(super) fn errno(error: &libbpf_rs::Error) -> Option<i32> {
+    // Without `#`, it is the text of what failed, not of its cause.
+    let text = format!("{error:#}");
+    let (_, number) = text.rsplit_once("(os error ")?;
+    number.split_once(')')?.0.parse().ok()
+}
+
+/// Detaches: when this returns, no program of these links runs any more. `descriptors` are those of the links.
 ///
 /// The kernel takes some 50 ms to let go of a link, and libbpf lets go of one after the other and is not made for threads: with
 /// two binaries that is longer than a stop may take. So the links are kept open here while libbpf closes them, and are closed side
-/// by side afterwards.
-pub fn detach(links: Vec<Link>) {
-    let open = open_links();
+/// by side afterwards. A link that cannot be kept open, because no descriptor is left, is closed by libbpf.
+pub(super) fn detach(links: Vec<Link>, descriptors: &[RawFd]) {
+    let open: Vec<OwnedFd> = descriptors.iter().copied().filter_map(second_descriptor).collect();
     drop(links);
-    std::thread::scope(|threads| {
-        for link in open {
-            threads.spawn(move || drop(link));
-        }
-    });
+    drop_side_by_side(open, thread::Builder::new);
 }
 
-/// Second descriptors of all links of this process.
-fn open_links() -> Vec<OwnedFd> {
-    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
-    entries
-        .flatten()
-        .filter(|entry| {
-            std::fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == "anon_inode:bpf_link")
-        })
-        .filter_map(|entry| {
-            let number = entry.file_name().to_str()?.parse().ok()?;
-            // SAFETY: it is borrowed for one call, which fails when the descriptor is closed meanwhile.
-            unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned().ok()
-        })
-        .collect()
+fn is_link(descriptor: RawFd) -> bool {
+    let path = format!("/proc/self/fd/{descriptor}");
+    std::fs::read_link(path).is_ok_and(|to| to.as_os_str() == "anon_inode:bpf_link")
+}
+
+fn second_descriptor(descriptor: RawFd) -> Option<OwnedFd> {
+    if !is_link(descriptor) {
+        return None;
+    }
+    // SAFETY: it is borrowed for one call, which fails when the descriptor is closed meanwhile.
+    unsafe { BorrowedFd::borrow_raw(descriptor) }.try_clone_to_owned().ok()
+}
+
+/// Descriptors of all links of this process. libbpf does not tell those of a USDT link (`bpf_link__fd` is 0): they are the ones
+/// that are there after it was made, and were not before.
+pub(super) fn link_descriptors() -> HashSet<RawFd> {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return HashSet::new() };
+    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.filter(|number| is_link(*number)).collect()
+}
+
+/// Drops items whose drop waits, each thread a share of them.
+fn drop_side_by_side<T: Send>(mut items: Vec<T>, builder: impl Fn() -> thread::Builder) {
+    let share = items.len().div_ceil(MAX_THREADS).max(1);
+    thread::scope(|threads| {
+        while !items.is_empty() {
+            let rest = items.split_off(share.min(items.len()));
+            let share = std::mem::replace(&mut items, rest);
+            // When there is no thread to be had, the share is dropped with the closure, here.
+            let _ = builder().spawn_scoped(threads, move || drop(share));
+        }
+    });
 }
 
 fn program(tracepoint: Tracepoint) -> &'static str {
@@ -418,6 +444,9 @@ impl KernelBooks {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+    use std::thread::ThreadId;
+
     use peer_observer_testkit::{need, require};
 
     use super::*;
@@ -461,6 +490,49 @@ mod tests {
                     "{program}, at most {max_payload}, {limits:?}: {instructions}"
                 );
             }
+        }
+    }
+
+    /// Notes on which thread it is dropped.
+    struct Dropped<'a>(&'a Mutex<Vec<ThreadId>>);
+
+    impl Drop for Dropped<'_> {
+        fn drop(&mut self) {
+            self.0.lock().unwrap().push(thread::current().id());
+        }
+    }
+
+    fn dropped_on(count: usize, builder: impl Fn() -> thread::Builder) -> Vec<ThreadId> {
+        let dropped = Mutex::default();
+        drop_side_by_side((0..count).map(|_| Dropped(&dropped)).collect(), builder);
+        dropped.into_inner().unwrap()
+    }
+
+    #[test]
+    fn links_are_closed_by_at_most_16_threads() {
+        for count in [0, 1, 15, 16, 17, 960] {
+            let dropped = dropped_on(count, thread::Builder::new);
+            assert_eq!(dropped.len(), count);
+            let threads: HashSet<ThreadId> = dropped.into_iter().collect();
+            assert!(threads.len() <= MAX_THREADS && !threads.contains(&thread::current().id()), "{count}");
+            assert!(threads.len() >= count.min(MAX_THREADS / 2), "{count}: {}", threads.len());
+        }
+    }
+
+    #[test]
+    fn links_are_closed_inline_without_threads() {
+        // No machine has that much memory for a stack.
+        let dropped = dropped_on(960, || thread::Builder::new().stack_size(1 << 60));
+        assert_eq!(dropped, [thread::current().id(); 960]);
+    }
+
+    #[test]
+    fn errno_is_found_beneath_context() {
+        for number in [libc::E2BIG, libc::EMFILE, libc::ENOSPC] {
+            let plain = libbpf_rs::Error::from_raw_os_error(number);
+            assert_eq!(errno(&plain), Some(number));
+            let failed: libbpf_rs::Result<()> = Err(plain);
+            assert_eq!(errno(&failed.context("cannot attach").unwrap_err()), Some(number));
         }
     }
 

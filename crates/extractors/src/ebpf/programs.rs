@@ -15,7 +15,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -32,10 +32,20 @@ use super::lease::{Lease, Leases};
 const MAX_FORMS_OF_USER: usize = MAX_FORMS as usize / 4;
 /// Forms for the programs of all such users: the rest is for root's.
 const MAX_FORMS_OF_USERS: usize = MAX_FORMS as usize - MAX_FORMS_OF_USER;
+
+/// Forms that programs of users other than root may take up.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    of_user: usize,
+    of_users: usize,
+}
 /// What failed is tried again after this time, after twice as long the next time, and so on.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest of these pauses.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Attachments, of some 15 links each, that are let go of at once.
+const BATCH: usize = 16;
 
 /// A process: its id, and when it started.
 type ProcessId = (u32, u64);
@@ -100,13 +110,29 @@ struct Target<'a> {
     owner: u32,
 }
 
+impl Target<'_> {
+    fn attempt(&self) -> Attempt {
+        Attempt { key: self.key, owner: self.owner }
+    }
+}
+
+/// An attempt to attach: what one user's programs have no room for, another's may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Attempt {
+    key: Key,
+    owner: u32,
+}
+
 /// In this order it is detached from: no probe is left when the file may be written.
 struct Attached {
     links: Vec<(Tracepoint, Link)>,
+    /// Descriptors of the links.
+    descriptors: Vec<RawFd>,
     lease: Option<Lease>,
     probes: Probes,
     state: State,
     path: PathBuf,
+    /// The user whose forms it takes up.
     owner: u32,
 }
 
@@ -129,37 +155,45 @@ struct Failure {
 /// Why a tracepoint was not attached to.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
-    #[error("the kernel refuses: {source} ({})", hint(source))]
+    #[error("the kernel refuses: {source:#} ({})", hint(source))]
     Kernel { source: libbpf_rs::Error },
-    #[error("the programs of user {owner} have more than {MAX_FORMS_OF_USER} places with tracepoints")]
-    OfUser { owner: u32 },
-    #[error("the programs of all users have more than {MAX_FORMS_OF_USERS} places with tracepoints")]
-    OfUsers,
+    #[error("the programs of user {owner} have more than {max} places with tracepoints")]
+    OfUser { owner: u32, max: usize },
+    #[error("the programs of all users have more than {max} places with tracepoints")]
+    OfUsers { max: usize },
+}
+
+impl Refused {
+    /// There is no room for the other tracepoints either.
+    fn is_exhausted(&self) -> bool {
+        let Refused::Kernel { source } = self else { return true };
+        let numbers = [libc::E2BIG, libc::EMFILE, libc::ENFILE, libc::ENOSPC, libc::ENOMEM];
+        kernel::errno(source).is_some_and(|number| numbers.contains(&number))
+    }
 }
 
 /// What to do about an error of libbpf.
 fn hint(error: &libbpf_rs::Error) -> &'static str {
-    let text = error.to_string();
-    match error.kind() {
-        ErrorKind::PermissionDenied => "run as root, or with CAP_BPF and CAP_PERFMON",
-        ErrorKind::TooBig => "other programs take up all places for forms of arguments: it is tried again",
-        _ if text.contains("os error 24") || text.contains("os error 23") => {
-            "out of file descriptors: raise LimitNOFILE or `ulimit -n`"
+    match (error.kind(), kernel::errno(error)) {
+        (ErrorKind::PermissionDenied, _) => "run as root, or with CAP_BPF and CAP_PERFMON",
+        (ErrorKind::TooBig, _) => {
+            "other programs take up all places for forms of arguments: it is tried again"
         }
-        _ if text.contains("os error 28") || text.contains("os error 12") => {
-            "the kernel is out of memory for probes"
-        }
+        (_, Some(libc::EMFILE | libc::ENFILE)) => "out of file descriptors: raise LimitNOFILE or `ulimit -n`",
+        (_, Some(libc::ENOSPC | libc::ENOMEM)) => "the kernel is out of memory for probes",
         _ => "it is tried again",
     }
 }
 
 /// What is attached to.
 pub(super) struct Programs {
-    kernel: Kernel,
     wanted: Vec<Tracepoint>,
     leases: Leases,
     attached: HashMap<Key, Attached>,
-    failed: HashMap<Key, Failure>,
+    failed: HashMap<Attempt, Failure>,
+    limits: Limits,
+    // Dropped last: the links use memory of the loaded object when they are dropped.
+    kernel: Kernel,
 }
 
 impl Programs {
@@ -169,7 +203,9 @@ impl Programs {
     /// When the kernel does not tell of leases.
     pub(super) fn new(kernel: Kernel, wanted: Vec<Tracepoint>) -> io::Result<Self> {
         let leases = Leases::of_this_thread()?;
-        Ok(Programs { kernel, wanted, leases, attached: HashMap::new(), failed: HashMap::new() })
+        let (attached, failed) = Default::default();
+        let limits = Limits { of_user: MAX_FORMS_OF_USER, of_users: MAX_FORMS_OF_USERS };
+        Ok(Programs { wanted, leases, attached, failed, limits, kernel })
     }
 
     /// The kernel's books of what hits them.
@@ -246,7 +282,7 @@ impl Programs {
 
     /// It failed, and is not to be tried again yet.
     fn is_left_alone(&self, target: &Target<'_>) -> bool {
-        let Some(failure) = self.failed.get(&target.key) else { return false };
+        let Some(failure) = self.failed.get(&target.attempt()) else { return false };
         let is_the_same = target.program.metadata().is_ok_and(|meta| State::from(&meta) == failure.state);
         is_the_same && failure.again.is_none_or(|again| Instant::now() < again)
     }
@@ -269,11 +305,12 @@ impl Programs {
         let Ok(meta) = target.program.metadata() else { return };
         let state = State::from(&meta);
         let Some(probes) = self.read(target) else {
-            self.failed.insert(target.key, Failure { state, again: None, pause: FIRST_PAUSE });
+            self.failed.insert(target.attempt(), Failure { state, again: None, pause: FIRST_PAUSE });
             return;
         };
         let (path, owner) = (target.path.to_path_buf(), target.owner);
-        let attached = Attached { links: Vec::new(), lease, probes, state, path, owner };
+        let (links, descriptors) = Default::default();
+        let attached = Attached { links, descriptors, lease, probes, state, path, owner };
         self.attached.insert(target.key, attached);
         self.attach_rest(target);
         let Some(attached) = self.attached.get(&target.key) else { return };
@@ -301,7 +338,9 @@ impl Programs {
         // The path may lead elsewhere by now.
         let opened = PathBuf::from(format!("/proc/self/fd/{}", target.program.as_raw_fd()));
         let pid = target.key.process.map(|(pid, _)| pid);
-        let before = self.failed.remove(&target.key);
+        let before = self.failed.remove(&target.attempt());
+        let open_before = kernel::link_descriptors();
+        let (mut failed, mut first_error) = (Vec::new(), None);
         for tracepoint in missing {
             let linked = self.check_forms(target, tracepoint).and_then(|()| {
                 self.kernel.attach(&opened, pid, tracepoint).map_err(|source| Refused::Kernel { source })
@@ -310,39 +349,53 @@ impl Programs {
                 Ok(link) => {
                     if let Some(attached) = self.attached.get_mut(&target.key) {
                         attached.links.push((tracepoint, link));
+                        attached.owner = target.owner;
                     }
                 }
                 Err(error) => {
-                    let pause =
-                        before.as_ref().map_or(FIRST_PAUSE, |before| (2 * before.pause).min(LONGEST_PAUSE));
-                    // Once: it is the same for all, and is tried again.
-                    if before.is_none() {
-                        tracing::error!(
-                            tracepoint = tracepoint.as_str(), program = %target.path.display(), pid, %error, "cannot attach"
-                        );
+                    failed.push(tracepoint.as_str());
+                    let is_exhausted = error.is_exhausted();
+                    first_error.get_or_insert(error);
+                    if is_exhausted {
+                        break;
                     }
-                    let again = Some(Instant::now() + pause);
-                    self.failed.insert(target.key, Failure { state, again, pause });
-                    return;
                 }
             }
         }
+        if let Some(attached) = self.attached.get_mut(&target.key) {
+            attached.descriptors.extend(kernel::link_descriptors().difference(&open_before));
+        }
+        let Some(error) = first_error else { return };
+        let pause = before.as_ref().map_or(FIRST_PAUSE, |before| (2 * before.pause).min(LONGEST_PAUSE));
+        // Once: it is tried again.
+        if before.is_none() {
+            tracing::error!(
+                tracepoints = failed.join(" "), program = %target.path.display(), pid, %error, "cannot attach"
+            );
+        }
+        let again = Some(Instant::now() + pause);
+        self.failed.insert(target.attempt(), Failure { state, again, pause });
     }
 
-    /// Refuses what would leave no room for the programs of others.
+    /// Refuses what would leave no room for the programs of others. All that the target has counts for its user, also what was
+    /// attached to for another user who runs the same file.
     fn check_forms(&self, target: &Target<'_>, tracepoint: Tracepoint) -> Result<(), Refused> {
-        let more = self.attached.get(&target.key).map_or(0, |attached| attached.probes.places(tracepoint));
         if target.owner == 0 {
             return Ok(());
         }
+        let own = self.attached.get(&target.key);
+        let own = own.map_or(0, |attached| attached.forms() + attached.probes.places(tracepoint));
         let used = |of: &dyn Fn(u32) -> bool| -> usize {
-            self.attached.values().filter(|attached| of(attached.owner)).map(Attached::forms).sum()
+            let others =
+                self.attached.iter().filter(|(key, attached)| **key != target.key && of(attached.owner));
+            others.map(|(_, attached)| attached.forms()).sum()
         };
-        if used(&|owner| owner == target.owner) + more > MAX_FORMS_OF_USER {
-            return Err(Refused::OfUser { owner: target.owner });
+        let Limits { of_user, of_users } = self.limits;
+        if used(&|owner| owner == target.owner) + own > of_user {
+            return Err(Refused::OfUser { owner: target.owner, max: of_user });
         }
-        if used(&|owner| owner != 0) + more > MAX_FORMS_OF_USERS {
-            return Err(Refused::OfUsers);
+        if used(&|owner| owner != 0) + own > of_users {
+            return Err(Refused::OfUsers { max: of_users });
         }
         Ok(())
     }
@@ -400,9 +453,10 @@ impl Programs {
 
     /// Detaches from processes that ended, and from files that nobody runs and that are at none of the known paths, or are not what they were.
     pub(super) fn keep<'a>(&mut self, running: impl Iterator<Item = &'a NodeProcess>, at_paths: &[AtPath]) {
-        let running: Vec<(FileId, ProcessId)> = running.map(|n| (n.file, (n.pid, n.started))).collect();
-        let files: HashSet<FileId> = running.iter().map(|(file, _)| *file).collect();
-        let processes: HashSet<ProcessId> = running.iter().map(|(_, process)| *process).collect();
+        let running: Vec<(FileId, ProcessId, u32)> =
+            running.map(|n| (n.file, (n.pid, n.started), n.owner)).collect();
+        let files: HashSet<FileId> = running.iter().map(|(file, ..)| *file).collect();
+        let processes: HashSet<ProcessId> = running.iter().map(|(_, process, _)| *process).collect();
         let at_path = |file: &FileId| at_paths.iter().find(|at| at.file == *file);
         // A lease says nothing of what is written from another machine.
         let is_as_it_was =
@@ -413,9 +467,14 @@ impl Programs {
             None => at_path(&key.file).is_none_or(|at| !is_as_it_was(at, &attached.state)),
         });
         let_go(unused);
-        self.failed.retain(|key, _| match key.process {
+        let choices: HashSet<(FileId, u32)> =
+            running.iter().map(|(file, _, owner)| (*file, *owner)).collect();
+        let chosen = |file, owner| {
+            choices.contains(&(file, owner)) || at_paths.iter().any(|at| (at.file, at.owner) == (file, owner))
+        };
+        self.failed.retain(|Attempt { key, owner }, _| match key.process {
             Some(process) => processes.contains(&process),
-            None => files.contains(&key.file) || at_path(&key.file).is_some(),
+            None => chosen(key.file, *owner),
         });
     }
 
@@ -430,9 +489,13 @@ impl Programs {
 }
 
 fn let_go(mut attached: Vec<Attached>) {
-    if !attached.is_empty() {
-        let links = attached.iter_mut().flat_map(|a| std::mem::take(&mut a.links));
-        kernel::detach(links.map(|(_, link)| link).collect());
+    // So few at once, because links need second descriptors meanwhile.
+    for batch in attached.chunks_mut(BATCH) {
+        let links =
+            batch.iter_mut().flat_map(|a| std::mem::take(&mut a.links)).map(|(_, link)| link).collect();
+        let descriptors: Vec<RawFd> =
+            batch.iter_mut().flat_map(|a| std::mem::take(&mut a.descriptors)).collect();
+        kernel::detach(links, &descriptors);
     }
     // The leases go only now.
 }
@@ -446,5 +509,156 @@ fn report_no_tracepoints(path: &Path, probes: &Probes) {
             "this program has no tracepoints: use a release of Bitcoin Core 22 or later for Linux, or build with -DWITH_USDT=ON \
              (and systemtap-sdt-dev installed)"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libbpf_rs::ErrorExt;
+    use peer_observer_node::discover;
+    use peer_observer_testkit::standin::{Binary, Config, StandIn, Variant};
+    use peer_observer_testkit::{LONG, need, require, wait_until};
+
+    use super::*;
+    use crate::ebpf::kernel::LoadOptions;
+
+    fn programs() -> Programs {
+        let options = LoadOptions {
+            ring_bytes: 1 << 16,
+            max_payload: 0,
+            type_limits: Default::default(),
+            watches_signals: false,
+        };
+        Programs::new(Kernel::load(&options).unwrap(), Tracepoint::ALL.to_vec()).unwrap()
+    }
+
+    /// The node that a stand-in is, as if this user had started it.
+    fn node(standin: &StandIn, owner: u32) -> NodeProcess {
+        NodeProcess { owner, ..discover::process(standin.pid()).unwrap() }
+    }
+
+    /// Forms that it takes up to attach to all tracepoints of a node.
+    fn forms(node: &NodeProcess) -> usize {
+        let probes = Probes::of_node(node).unwrap();
+        probes.known().map(|tracepoint| probes.places(tracepoint)).sum()
+    }
+
+    fn limit(programs: &mut Programs, of_user: usize) {
+        programs.limits = Limits { of_user, of_users: 100 * of_user };
+    }
+
+    fn of_file<'a>(programs: &'a Programs, node: &NodeProcess) -> Option<&'a Attached> {
+        programs.attached.get(&Key { file: node.file, process: None })
+    }
+
+    #[test]
+    fn user_over_quota_does_not_block_others_with_the_same_program() {
+        require!(need::root());
+        // The second time, some tracepoints of the shared program fit.
+        for more in [0, 3] {
+            let hog = StandIn::start(Variant::Core30, &Config::pings(1)).unwrap();
+            let shared = Binary::install(Variant::Core30).unwrap();
+            let standins = [1, 2].map(|_| shared.start(&Config::pings(1)).unwrap());
+            let hog = node(&hog, 4711);
+            let (stranger, honest) = (node(&standins[0], 4711), node(&standins[1], 4712));
+            let mut programs = programs();
+            limit(&mut programs, forms(&hog) + more);
+            programs.attach(Reach::One(&hog));
+            programs.attach(Reach::All(&stranger));
+            assert_eq!(of_file(&programs, &honest).map_or(0, |attached| attached.links.len()), more);
+            programs.attach(Reach::All(&honest));
+            let attached = of_file(&programs, &honest).unwrap();
+            assert_eq!(attached.links.len(), attached.probes.known().count());
+            assert_eq!(attached.owner, 4712);
+            // What the stranger is refused is forgotten with the last node of his.
+            assert_eq!(programs.failed.len(), 1);
+            programs.keep([&hog, &honest].into_iter(), &[]);
+            assert!(programs.failed.is_empty() && of_file(&programs, &honest).is_some());
+        }
+    }
+
+    #[test]
+    fn refused_node_is_attached_after_others_of_its_user_ended() {
+        require!(need::root());
+        let standins = [1, 2].map(|_| StandIn::start(Variant::Core30, &Config::pings(1)).unwrap());
+        let [hog, other] = [0, 1].map(|at| node(&standins[at], 4711));
+        let mut programs = programs();
+        limit(&mut programs, forms(&hog));
+        programs.attach(Reach::One(&hog));
+        programs.attach(Reach::One(&other));
+        programs.keep([&hog, &other].into_iter(), &[]);
+        assert!(programs.probes(hog.file).is_some() && programs.probes(other.file).is_none());
+        programs.keep([&other].into_iter(), &[]);
+        assert!(programs.probes(hog.file).is_none());
+        let is_attached = wait_until(LONG, || {
+            programs.attach(Reach::One(&other));
+            programs.probes(other.file).is_some()
+        });
+        assert!(is_attached);
+        let (_, attached) = programs.attached.iter().next().unwrap();
+        assert_eq!(attached.links.len(), attached.probes.known().count());
+    }
+
+    #[test]
+    fn one_tracepoint_that_fails_does_not_keep_others_from_being_attached() {
+        require!(need::root());
+        let standin = StandIn::start(Variant::Core30, &Config::pings(1)).unwrap();
+        let patched = Binary::install(Variant::Patched).unwrap();
+        let node = node(&standin, 0);
+        let mut programs = programs();
+        programs.attach(Reach::All(&node));
+        let key = Key { file: node.file, process: None };
+        let attached = programs.attached.get_mut(&key).unwrap();
+        let has = attached.links.len();
+        // As if the program had two more, which come first.
+        attached.probes = Probes::of_binary(patched.path()).unwrap();
+        attached.links.clear();
+        for attempt in 0..2 {
+            programs.attach(Reach::All(&node));
+            assert_eq!(programs.attached[&key].links.len(), has, "{attempt}");
+            let failure = programs.failed.get_mut(&Attempt { key, owner: 0 }).unwrap();
+            assert_eq!(failure.pause, FIRST_PAUSE * (1 + attempt));
+            failure.again = None;
+            failure.state.length += 1;
+        }
+    }
+
+    #[test]
+    fn nothing_is_attached_after_detach() {
+        require!(need::root());
+        let mut standin = StandIn::start(Variant::Core30, &Config::pings(3)).unwrap();
+        let node = node(&standin, 0);
+        let mut programs = programs();
+        programs.attach(Reach::All(&node));
+        let attached = of_file(&programs, &node).unwrap();
+        assert!(attached.descriptors.len() >= attached.links.len(), "{:?}", attached.descriptors);
+        for fired in [3, 0] {
+            standin.go().unwrap();
+            assert_eq!(standin.report(LONG).unwrap().fired, fired);
+            programs.detach();
+        }
+    }
+
+    #[test]
+    fn hint_names_what_is_exhausted() {
+        for (number, wanted, is_exhausted) in [
+            (libc::EPERM, "CAP_BPF", false),
+            (libc::ENOENT, "tried again", false),
+            (libc::E2BIG, "forms of arguments", true),
+            (libc::EMFILE, "LimitNOFILE", true),
+            (libc::ENFILE, "LimitNOFILE", true),
+            (libc::ENOSPC, "out of memory", true),
+            (libc::ENOMEM, "out of memory", true),
+        ] {
+            // As it comes from libbpf_rs.
+            let failed: libbpf_rs::Result<()> = Err(libbpf_rs::Error::from_raw_os_error(number));
+            let source = failed.context("failed to attach USDT").unwrap_err();
+            assert!(hint(&source).contains(wanted), "{source:#}: {}", hint(&source));
+            let refused = Refused::Kernel { source };
+            assert_eq!(refused.is_exhausted(), is_exhausted, "{refused}");
+            assert!(refused.to_string().contains(&format!("os error {number}")), "{refused}");
+        }
+        assert!(Refused::OfUser { owner: 1, max: 1 }.is_exhausted());
+        assert!(Refused::OfUsers { max: 1 }.is_exhausted());
     }
 }
