@@ -259,14 +259,20 @@ fn stranger_with_the_data_directory_of_a_node_does_not_take_its_name() {
         "--set",
         "rpc.prometheus_address=127.0.0.1:0",
     ]);
-    let (mut of_stranger, mut of_honest) = (None, None);
+    let (mut of_stranger, mut of_honest, mut is_watched) = (None, None, false);
     let pids = [fakes.processes[0].id(), honest.pid()].map(|pid| format!("pid={pid}"));
-    while of_stranger.is_none() || of_honest.is_none() {
-        let line = program.wait_for_line(|line| line.contains("looking into"), LONG).unwrap();
+    let has_pid = |line: &str, pid: &str| line.split(' ').any(|word| word == pid);
+    // The eBPF extractor says that a node is gone, and only of nodes that it has seen: its start takes longer than that of others.
+    while of_stranger.is_none() || of_honest.is_none() || !is_watched {
+        let line = program.wait_for_line(|line| line.contains("node="), LONG).unwrap();
+        is_watched |= line.contains("watching") && has_pid(&line, &pids[1]);
+        if !line.contains("looking into") {
+            continue;
+        }
         let name = line.split_once("node=").unwrap().1.split(' ').next().unwrap().to_owned();
         match () {
-            () if line.contains(&pids[0]) => of_stranger = Some(name),
-            () if line.contains(&pids[1]) => of_honest = Some(name),
+            () if has_pid(&line, &pids[0]) => of_stranger = Some(name),
+            () if has_pid(&line, &pids[1]) => of_honest = Some(name),
             () => {}
         }
     }
@@ -276,7 +282,8 @@ fn stranger_with_the_data_directory_of_a_node_does_not_take_its_name() {
         "{of_stranger:?}"
     );
     honest.kill().unwrap();
-    let line = program.wait_for_line(|line| line.contains("node is gone"), LONG).unwrap();
+    let is_gone = |line: &str| line.contains("node is gone") && has_pid(line, &pids[1]);
+    let line = program.wait_for_line(is_gone, LONG).unwrap();
     assert!(line.contains("node=alice"), "{line}");
     assert!(line.contains("ended=signal 9") || line.contains("ended=unknown"), "{line}");
     assert!(program::terminate(program));
