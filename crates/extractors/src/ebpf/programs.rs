@@ -456,13 +456,14 @@ impl Programs {
         let running: Vec<(FileId, ProcessId, u32)> =
             running.map(|n| (n.file, (n.pid, n.started), n.owner)).collect();
         let files: HashSet<FileId> = running.iter().map(|(file, ..)| *file).collect();
-        let processes: HashSet<ProcessId> = running.iter().map(|(_, process, _)| *process).collect();
+        let processes: HashSet<(FileId, ProcessId)> =
+            running.iter().map(|(file, process, _)| (*file, *process)).collect();
         let at_path = |file: &FileId| at_paths.iter().find(|at| at.file == *file);
         // A lease says nothing of what is written from another machine.
         let is_as_it_was =
             |at: &AtPath, state: &State| at.program.metadata().is_ok_and(|meta| State::from(&meta) == *state);
         let unused = self.take(|key, attached| match key.process {
-            Some(process) => !processes.contains(&process),
+            Some(process) => !processes.contains(&(key.file, process)),
             None if files.contains(&key.file) => false,
             None => at_path(&key.file).is_none_or(|at| !is_as_it_was(at, &attached.state)),
         });
@@ -473,7 +474,7 @@ impl Programs {
             choices.contains(&(file, owner)) || at_paths.iter().any(|at| (at.file, at.owner) == (file, owner))
         };
         self.failed.retain(|Attempt { key, owner }, _| match key.process {
-            Some(process) => processes.contains(&process),
+            Some(process) => processes.contains(&(key.file, process)),
             None => chosen(key.file, *owner),
         });
     }

@@ -147,8 +147,8 @@ impl Watcher {
                     self.known.insert(process.pid, Known { process, name: None });
                 }
                 NodeEvent::Changed(process) => {
-                    let name = self.known.remove(&process.pid).and_then(|known| known.name);
-                    self.known.insert(process.pid, Known { process, name });
+                    // Its name may be another, now that its data directory is known.
+                    self.known.insert(process.pid, Known { process, name: None });
                 }
                 NodeEvent::Gone(process, ended) => {
                     let name = self.known.remove(&process.pid).and_then(|known| known.name);
