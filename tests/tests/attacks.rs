@@ -9,10 +9,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
+use peer_observer_bus::Bus;
+use peer_observer_e2e::account::{Account, Kept};
+use peer_observer_e2e::extractor::Extractor;
 use peer_observer_e2e::victim::{Victim, rounds};
-use peer_observer_e2e::{LONG, program, turn};
+use peer_observer_e2e::{LONG, program, turn, until};
+use peer_observer_extractors::ebpf;
 use peer_observer_testkit::process::Process;
-use peer_observer_testkit::standin::{Binary, Config, StandIn, Variant};
+use peer_observer_testkit::standin::{Binary, Config, Source, StandIn, Synthetic, SyntheticMessage, Variant};
 use peer_observer_testkit::{need, require};
 use tempfile::TempDir;
 
@@ -236,6 +240,48 @@ fn all_nodes_of_another_user_are_attached() {
         assert_all_hits_are_seen(&mut program, &mut nodes[at]);
     }
     assert!(program::terminate(program));
+}
+
+/// D8: a program of another user floods the ring buffer that all nodes share.
+#[tokio::test(flavor = "multi_thread")]
+async fn hits_beside_a_flood_of_another_user_are_published_or_counted() {
+    require!(need::root());
+    let _turn = turn();
+    const ROUNDS: u64 = 20;
+    const PINGS: u64 = 500;
+    let message = SyntheticMessage::Ping;
+    let flood = Source::Synthetic(Synthetic { message, count: 250_000, size: 8, threads: 2 });
+    let flood = Config { user: Some(STRANGER), ..Config::new(flood) };
+    let mut hostile = StandIn::start(Variant::Core30, &flood).unwrap();
+    let mut honest = StandIn::start(Variant::Core30, &Config::pings(PINGS)).unwrap();
+    let bus = Bus::in_process();
+    let kept = Kept::of(&bus);
+    let programs = [&honest, &hostile].map(|standin| standin.binary().path().to_path_buf());
+    let config = ebpf::Config {
+        bitcoind_path: programs.into(),
+        ring_buffer_bytes: 64 << 10,
+        ..ebpf::Config::default()
+    };
+    let mut extractor = Extractor::start(config, &bus);
+    for _ in 0..2 {
+        extractor.watched().await;
+    }
+    hostile.go().unwrap();
+    for _ in 0..ROUNDS {
+        honest.go().unwrap();
+        assert_eq!(honest.report(LONG).unwrap().fired, PINGS);
+    }
+    let flooded = hostile.report(LONG).unwrap().fired;
+    extractor.stop().await;
+    let fired = flooded + ROUNDS * PINGS;
+    until("the account is closed", || kept.look(Account::hits) >= fired).await;
+    let account = kept.close(&bus).await;
+    account.assert_books_are_even();
+    let of_honest = account.books.iter().filter(|((pid, _), _)| *pid == honest.pid());
+    assert_eq!(of_honest.map(|(_, book)| book.hits).sum::<u64>(), ROUNDS * PINGS);
+    assert_eq!(account.hits(), fired);
+    assert_eq!(account.total() + account.total_lost(), fired, "{:?}", account.lost);
+    assert_eq!((account.out_of_order, account.nonces_out_of_order), (0, 0));
 }
 
 /// S7: a stranger who names the data directory of another user is not that user's node.
