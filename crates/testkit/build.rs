@@ -1,4 +1,5 @@
-//! Compiles the stand-in nodes from C: only `sys/sdt.h` with a C compiler makes probes as Bitcoin Core's.
+//! Compiles programs of tests from C: the stand-in nodes, because only `sys/sdt.h` with a C compiler makes probes as Bitcoin
+//! Core's, and two that run as another user.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
@@ -13,25 +14,29 @@ const VARIANTS: [(&str, &str); 5] = [
 ];
 
 const SOURCE: &str = "src/standin/standin.c";
-/// A program that changes its ids.
+const EXCHANGE: &str = "src/other_user/exchange.c";
 const SET_ID: &str = "src/standin/set_id.c";
 
 fn main() {
     println!("cargo::rerun-if-changed={SOURCE}");
+    println!("cargo::rerun-if-changed={EXCHANGE}");
+    println!("cargo::rerun-if-changed={SET_ID}");
     println!("cargo::rerun-if-env-changed=CC");
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    println!("cargo::rerun-if-changed={SET_ID}");
     for (name, define) in VARIANTS {
-        compile(&compiler, SOURCE, define, &out.join(name));
+        compile(&compiler, SOURCE, Some(define), &out.join(name));
     }
-    compile(&compiler, SET_ID, "-DSET_ID", &out.join("set-id"));
+    compile(&compiler, EXCHANGE, None, &out.join("exchange"));
+    compile(&compiler, SET_ID, None, &out.join("set-id"));
 }
 
-fn compile(compiler: &str, source: &str, define: &str, program: &Path) {
+fn compile(compiler: &str, source: &str, define: Option<&str>, program: &Path) {
     let mut command = Command::new(compiler);
     command
-        .args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread", define, "-o"])
+        .args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread"])
+        .args(define)
+        .arg("-o")
         .arg(program)
         .arg(source);
     // Else leaf functions have their locals below the stack pointer, which Core's functions with probes, no leaves, do not.
@@ -51,7 +56,7 @@ fn compile(compiler: &str, source: &str, define: &str, program: &Path) {
             "the header sys/sdt.h is missing; install systemtap-sdt-dev (Debian) or systemtap-sdt-devel (Fedora)",
         );
     }
-    fail(&format!("cannot compile {source} with {define}:\n{errors}"));
+    fail(&format!("cannot compile {source} with {define:?}:\n{errors}"));
 }
 
 fn fail(why: &str) -> ! {

@@ -12,7 +12,7 @@
 //! | [`namespace`] | a network of its own, in which any address is there |
 //! | [`log_writer`] | writes debug.log: recorded ones, with rotation |
 //! | [`nats`] | a NATS server that can be stopped, killed and frozen |
-//! | [`other_user`] | another user who takes all the connections that a server gives |
+//! | [`other_user`] | another user who takes all the connections that a server gives, or exchanges files |
 //! | [`process`] | any program, its output line by line |
 //! | `port` | TCP ports that stay a test's own |
 //! | [`need`] | what a test needs of the machine, and why it is skipped |

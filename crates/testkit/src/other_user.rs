@@ -1,8 +1,13 @@
-//! Another user of this machine who takes all the connections that a server gives.
+//! Another user of this machine, who takes all the connections that a server gives, or changes files while they are opened.
 
+use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
+
+use tempfile::TempDir;
 
 use crate::LONG;
 use crate::process::{Error, Process};
@@ -35,4 +40,26 @@ pub fn hold_connections(server: SocketAddr, connections: usize, request: &str) -
     let mut process = Process::spawn(command)?;
     process.wait_for_line(|line| line == "holding", LONG)?;
     Ok(process)
+}
+
+/// Exchanges two paths as this user, which only root can become, atomically and without a pause, until what is returned is
+/// dropped. They have been exchanged at least once when this returns.
+pub fn exchange(user: u32, one: &Path, other: &Path) -> Result<Process, Error> {
+    let folder = install().map_err(|source| Error::Start { program: "exchange".into(), source })?;
+    let mut command = Command::new(folder.path().join("exchange"));
+    command.args([one, other]).uid(user).gid(user).current_dir("/");
+    let mut process = Process::spawn(command)?.keep(folder);
+    process.wait_for_line(|line| line == "exchanging", LONG)?;
+    Ok(process)
+}
+
+/// Writes the program `exchange` where any user may run it.
+fn install() -> io::Result<TempDir> {
+    let folder = TempDir::with_prefix("exchange-")?;
+    let program = folder.path().join("exchange");
+    std::fs::write(&program, include_bytes!(concat!(env!("OUT_DIR"), "/exchange")))?;
+    for path in [folder.path(), &program] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o755))?;
+    }
+    Ok(folder)
 }
