@@ -161,6 +161,11 @@ impl Stage {
         self.tell_earlier(Duration::ZERO, event);
     }
 
+    /// Tells an event that claims to happen at this time, ns since the UNIX epoch.
+    pub fn tell_at(&mut self, time_ns: u64, event: PeerObserverEvent) {
+        self.publisher.publish(&NODE.into(), time_ns, event);
+    }
+
     /// Tells an event that happens now at another node.
     pub fn tell_as(&mut self, node: &str, event: PeerObserverEvent) {
         self.publisher.publish(&node.into(), now_ns(), event);

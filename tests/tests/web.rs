@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use peer_observer_e2e::browser::{Browser, Scheme};
 use peer_observer_e2e::stage::Stage;
 use peer_observer_e2e::told::{log, message, tell_all};
-use peer_observer_e2e::{LONG, program};
+use peer_observer_e2e::{LONG, page, program};
 use peer_observer_events::proto::ebpf_extractor::message::message_event::Msg;
 use peer_observer_events::proto::ebpf_extractor::message::{Ping, Version};
 use peer_observer_testkit::process::Process;
-use peer_observer_testkit::{need, require};
+use peer_observer_testkit::{need, require, wait_until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_happens_shows_by_itself_and_views_answer_to_keys_and_clicks() {
@@ -503,6 +503,46 @@ const DEMO_VIEWS: [(&str, &str); 10] = [
     ("pipeline", "netmsg"),
 ];
 
+#[tokio::test(flavor = "multi_thread")]
+async fn spoofed_times_leave_the_page_live_and_right() {
+    const SPOOFED: [u64; 3] = [0, 1 << 63, u64::MAX];
+    const TOPICS: [&str; 6] = ["overview", "peers", "messages", "pings", "pipeline", "nodes"];
+    let mut stage = Stage::start(None).await;
+    let address = stage.address();
+    let ping = |value| message(900, "ping", Msg::Ping(Ping { value }));
+    let mut told = 0;
+    stage.tell(ping(0));
+    for round in 1..=20 {
+        for time_ns in SPOOFED {
+            stage.tell_at(time_ns, ping(round));
+        }
+        stage.tell(ping(round));
+        told = 1 + round * (SPOOFED.len() as u64 + 1);
+    }
+    let seen = move || page::ask(address, "health").is_ok_and(|health| health["events"] == told);
+    let seen = tokio::task::spawn_blocking(move || wait_until(LONG, seen));
+    assert!(seen.await.unwrap(), "it has seen all {told} events");
+    // An event of now, in case that the others took long.
+    stage.tell(ping(0));
+    let mut overview = None;
+    let asked = tokio::task::spawn_blocking(move || {
+        let is_live = wait_until(LONG, || {
+            overview = page::ask(address, "overview").ok();
+            overview.as_ref().is_some_and(|overview| overview["live"] == true)
+        });
+        assert!(is_live, "{overview:?}");
+        let now_us = overview.and_then(|overview| overview["now_us"].as_u64()).unwrap();
+        let away = now_us.abs_diff(peer_observer_bus::now_ns() / 1_000);
+        assert!(away < 600_000_000, "the node's time is {away} µs away from this machine's");
+        for topic in TOPICS {
+            let answer = page::ask(address, topic);
+            assert!(answer.as_ref().is_ok_and(|answer| answer.is_object()), "{topic}: {answer:?}");
+        }
+    });
+    asked.await.unwrap();
+    stage.end().await;
+}
+
 /// Starts the demo; its page is at the address that is returned.
 fn start_demo() -> (Process, String) {
     let mut demo = program::start(&["demo", "--no-probes", "-m", "127.0.0.1:0", "-w", "127.0.0.1:0"]);
@@ -545,7 +585,7 @@ fn the_demo_has_something_to_watch_within_ten_seconds() {
         let peers = overview["peers"].as_array().is_some_and(|peers| !peers.is_empty());
         busy && peers && overview["live"] == true
     };
-    assert!(peer_observer_testkit::wait_until(LONG, || overview().is_some_and(worth_watching)));
+    assert!(wait_until(LONG, || overview().is_some_and(worth_watching)));
     assert!(begin.elapsed() < Duration::from_secs(10), "it took {:?}", begin.elapsed());
     assert!(program::terminate(demo));
 }
