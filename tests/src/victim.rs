@@ -23,9 +23,19 @@ pub struct Victim {
     pub node: Node,
     program: Process,
     metrics: SocketAddr,
+    web: SocketAddr,
     fired: f64,
     began: Instant,
-    most_kb: u64,
+    most: Memory,
+}
+
+/// Memory of a process, kB.
+#[derive(Debug, Clone, Copy, Default)]
+struct Memory {
+    /// Its own, without what is only mapped from files.
+    own: u64,
+    /// All that is resident.
+    resident: u64,
 }
 
 impl Victim {
@@ -51,18 +61,22 @@ impl Victim {
             "--set",
             "metrics.node_label=true",
         ]);
-        let (mut metrics, mut is_watched) = (None, false);
-        while metrics.is_none() || !is_watched {
+        let (mut metrics, mut web, mut is_watched) = (None, None, false);
+        while metrics.is_none() || web.is_none() || !is_watched {
             let line = program.wait_for_line(|_| true, LONG).expect("it finds the honest node");
             if line.contains("serving metrics") {
                 let address = line.split_once("address=").map(|(_, rest)| rest.trim());
                 metrics = address.and_then(|address| address.split(' ').next()?.parse().ok());
             }
+            if let Some((_, address)) = line.split_once("the live page is at http://") {
+                web = address.trim_end_matches('/').parse().ok();
+            }
             is_watched |= line.contains("watching") && line.contains("node=alice");
         }
         let metrics = metrics.expect("the address in the log");
-        let began = Instant::now();
-        let mut victim = Victim { node, program, metrics, fired: 0.0, began, most_kb: 0 };
+        let web = web.expect("the address in the log");
+        let (began, most) = (Instant::now(), Memory::default());
+        let mut victim = Victim { node, program, metrics, web, fired: 0.0, began, most };
         victim.assert_watched();
         victim
     }
@@ -80,14 +94,22 @@ impl Victim {
     /// # Panics
     /// When it is gone.
     pub fn memory_kb(&mut self) -> u64 {
+        self.memory().own
+    }
+
+    fn memory(&mut self) -> Memory {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.program.id())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("its memory");
-        let now = line.trim().trim_end_matches(" kB").parse().expect("a number");
-        self.most_kb = self.most_kb.max(now);
+        let value = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("its memory");
+            line.trim().trim_end_matches(" kB").parse().expect("a number")
+        };
+        let now = Memory { own: value("RssAnon:"), resident: value("VmRSS:") };
+        self.most.own = self.most.own.max(now.own);
+        self.most.resident = self.most.resident.max(now.resident);
         now
     }
 
-    /// Each hit of the honest node is counted, and the metrics answer.
+    /// Each hit of the honest node is counted, and the metrics and the live page answer.
     ///
     /// # Panics
     /// When not.
@@ -99,7 +121,24 @@ impl Victim {
         let fired = self.fired;
         let pings = |page: &page::Samples| page::sum(page, "p2p_message_count", &[HONEST]);
         program::wait_for_page(self.metrics, |page| pings(page) >= fired);
-        self.memory_kb();
+        let mut health = None;
+        let is_live = wait_until(LONG, || {
+            health = page::ask(self.web, "health").ok();
+            health.as_ref().is_some_and(|health| health["nodes"]["live"].as_u64() > Some(0))
+        });
+        assert!(is_live, "the live page shows a live node: {health:?}");
+        self.memory();
+    }
+
+    /// The program stops when it is told to, whatever goes on. Returns how long that took, for a log.
+    ///
+    /// # Panics
+    /// When it does not stop, or not well.
+    pub fn stop(mut self) -> Duration {
+        self.program.signal(Signal::Terminate).expect("it runs, without a restart");
+        let stopping = Instant::now();
+        assert!(self.program.wait(LONG).expect("it stops").success());
+        stopping.elapsed()
     }
 
     /// What has to hold after an attack: the honest node is watched, through its log and RPC as well, memory is given back,
@@ -118,20 +157,26 @@ impl Victim {
         program::wait_for_page(self.metrics, |page| lines(page) > read);
         let is_back = wait_until(LONG, || self.memory_kb() < MEMORY_KB);
         assert!(is_back, "it has {} kB still", self.memory_kb());
-        let (left, most, took) = (self.memory_kb(), self.most_kb, self.began.elapsed());
-        self.program.signal(Signal::Terminate).expect("it runs, without a restart");
-        let stopping = Instant::now();
-        assert!(self.program.wait(LONG).expect("it stops").success());
-        // For `cargo xtask soak`.
-        let _ = writeln!(
-            std::io::stdout(),
-            "soak: {attack}: {} s, at most {} MB, {} MB afterwards, stopped in {:.1} s",
-            took.as_secs(),
-            most >> 10,
-            left >> 10,
-            stopping.elapsed().as_secs_f64()
+        let (left, most, took) = (self.memory(), self.most, self.began.elapsed());
+        let stopped = self.stop();
+        report(
+            attack,
+            &format!(
+                "{} s, at most {} MB ({} resident), {} MB ({} resident) afterwards, stopped in {:.1} s",
+                took.as_secs(),
+                most.own >> 10,
+                most.resident >> 10,
+                left.own >> 10,
+                left.resident >> 10,
+                stopped.as_secs_f64()
+            ),
         );
     }
+}
+
+/// Writes how an attack went, for `cargo xtask soak`.
+pub fn report(attack: &str, result: &str) {
+    let _ = writeln!(std::io::stdout(), "soak: {attack}: {result}");
 }
 
 /// How often an attack is repeated: once, and for long in `cargo xtask soak`.

@@ -2,8 +2,8 @@
 //! others is read.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-use std::fs;
-use std::io::PipeWriter;
+use std::fs::{self, File};
+use std::io::{PipeWriter, Write};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -12,12 +12,12 @@ use std::process::{Child, Command};
 use peer_observer_bus::Bus;
 use peer_observer_e2e::account::{Account, Kept};
 use peer_observer_e2e::extractor::Extractor;
-use peer_observer_e2e::victim::{Victim, rounds};
+use peer_observer_e2e::victim::{Victim, report, rounds};
 use peer_observer_e2e::{LONG, program, turn, until};
 use peer_observer_extractors::ebpf;
 use peer_observer_testkit::process::Process;
 use peer_observer_testkit::standin::{Binary, Config, Source, StandIn, Synthetic, SyntheticMessage, Variant};
-use peer_observer_testkit::{need, require};
+use peer_observer_testkit::{need, other_user, require, wait_until};
 use tempfile::TempDir;
 
 /// Users that nobody is.
@@ -51,6 +51,37 @@ impl Fakes {
         path
     }
 
+    /// As many as a user can start, of each of four users, each with a log or with 16 MiB of settings.
+    fn start_thousand(&mut self, round: u32) {
+        const INCLUDED: usize = 16;
+        let filler = "=\n".repeat(1 << 19);
+        for user in STRANGER..STRANGER + 4 {
+            let shared = self.datadir(&format!("conf-{user}"), user);
+            let mut conf = String::new();
+            for i in 0..INCLUDED {
+                conf.push_str(&format!("includeconf={i}.conf\n"));
+                write_own(&shared.join(format!("{i}.conf")), &filler, user);
+            }
+            write_own(&shared.join("bitcoin.conf"), &conf, user);
+            for i in 0..250 {
+                // Half of them with much to read, half of them with a log of their own.
+                let datadir = match i % 2 {
+                    0 => shared.clone(),
+                    _ => self.datadir(&format!("{round}-{user}-{i}"), user),
+                };
+                write_own(&datadir.join("regtest/debug.log"), "2026-01-01T00:00:00Z x\n", user);
+                let datadir = format!("-datadir={}", datadir.display());
+                self.start(user, &["-regtest", &datadir, "-rpcport=1"]);
+            }
+        }
+    }
+
+    /// Kills the oldest ones until so many are left.
+    fn keep_newest(&mut self, count: usize) {
+        let old = self.processes.len().saturating_sub(count);
+        self.processes.drain(..old).for_each(end);
+    }
+
     fn start(&mut self, user: u32, arguments: &[&str]) {
         let mut command = Command::new(self.folder.path().join("bitcoind"));
         command.args(["-c", "read line", "bitcoind"]).args(arguments);
@@ -61,11 +92,13 @@ impl Fakes {
 
 impl Drop for Fakes {
     fn drop(&mut self) {
-        for process in &mut self.processes {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
+        self.keep_newest(0);
     }
+}
+
+fn end(mut process: Child) {
+    let _ = process.kill();
+    let _ = process.wait();
 }
 
 fn write_own(path: &Path, text: &str, user: u32) {
@@ -81,26 +114,26 @@ fn thousand_fake_nodes_with_megabytes_of_settings_do_no_harm() {
     let mut victim = Victim::start();
     for round in rounds() {
         let mut fakes = Fakes::new();
-        let filler = "=\n".repeat(1 << 19);
-        for user in STRANGER..STRANGER + 4 {
-            let shared = fakes.datadir(&format!("conf-{user}"), user);
-            write_own(&shared.join("bitcoin.conf"), &("includeconf=b.conf\n".repeat(16) + &filler), user);
-            write_own(&shared.join("b.conf"), &filler, user);
-            for i in 0..250 {
-                // Half of them with much to read, half of them with a log of their own.
-                let datadir = match i % 2 {
-                    0 => shared.clone(),
-                    _ => fakes.datadir(&format!("{round}-{user}-{i}"), user),
-                };
-                write_own(&datadir.join("regtest/debug.log"), "2026-01-01T00:00:00Z x\n", user);
-                let datadir = format!("-datadir={}", datadir.display());
-                fakes.start(user, &["-regtest", &datadir, "-rpcport=1"]);
-            }
-        }
+        fakes.start_thousand(round);
         victim.wait_for_line(|line| line.contains("too many nodes"));
         victim.assert_watched();
     }
     victim.assert_unharmed("1,000 fake nodes of four users, 16 MiB of settings each");
+}
+
+/// S3: the program ends although the attack goes on.
+#[test]
+fn program_stops_while_a_thousand_fake_nodes_run() {
+    require!(need::root());
+    let _turn = turn();
+    let mut victim = Victim::start();
+    let mut fakes = Fakes::new();
+    fakes.start_thousand(0);
+    victim.wait_for_line(|line| line.contains("too many nodes"));
+    victim.stop();
+    for process in &mut fakes.processes {
+        assert!(process.try_wait().unwrap().is_none(), "a fake node ended before the program did");
+    }
 }
 
 /// S13: short-lived processes with paths and arguments as long as the kernel takes them.
@@ -112,16 +145,17 @@ fn long_paths_of_short_lived_processes_do_no_harm() {
     let long = "x".repeat(120_000);
     for round in rounds() {
         let mut fakes = Fakes::new();
-        for i in 0..200 {
+        for i in 0..400 {
             let datadir = format!("-datadir=/{round}-{i}-{long}");
             fakes.start(STRANGER, &["-regtest", &datadir, &long, &long, &long]);
+            fakes.keep_newest(4);
             if i % 20 == 0 {
                 victim.memory_kb();
             }
         }
         victim.assert_watched();
     }
-    victim.assert_unharmed("200 short-lived processes with paths of 120 kB");
+    victim.assert_unharmed("400 short-lived processes with paths of 120 kB");
 }
 
 /// S2, S11: logs, cookies and settings that lead to files of root, or of the kernel.
@@ -191,6 +225,55 @@ fn files_of_others_are_never_read_for_a_node() {
         assert!(number < 180, "the log that may be read is not read");
     }
     assert!(program::terminate(program));
+}
+
+/// S2: a user exchanges the folder of his log with a link to one of root, as fast as the kernel can, while the log is followed.
+#[test]
+fn folder_exchanged_with_a_link_gives_nothing_away() {
+    require!(need::root());
+    let _turn = turn();
+    let secrets = tempfile::tempdir_in("/var/tmp").unwrap();
+    fs::set_permissions(secrets.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let line = |text: &str, number: u32| format!("2026-01-01T00:00:00Z {text} {number}\n");
+    // Its file may be read by everybody, and its folder be searched by root only.
+    let mut secret = log_for_all(&secrets.path().join("debug.log"));
+    let mut fakes = Fakes::new();
+    let datadir = fakes.datadir("exchanged", STRANGER);
+    let (own, link) = (datadir.join("regtest"), datadir.join("link"));
+    let mut log = log_for_all(&own.join("debug.log"));
+    symlink(secrets.path(), &link).unwrap();
+    fakes.start(STRANGER, &["-regtest", &format!("-datadir={}", datadir.display()), "-rpcport=1"]);
+    let bitcoind = fakes.folder.path().join("bitcoind").display().to_string();
+    let mut program =
+        program::start(&["run", "--json", "--no-metrics", "--no-web", "--no-rpc", "-b", &bitcoind]);
+    program.wait_for_line(|line| line.contains("looking into"), LONG).unwrap();
+    let _exchanging = other_user::exchange(STRANGER, &own, &link).unwrap();
+    // Whenever there is nothing new, the follower opens the path again, to see whether the log was rotated: that of root would
+    // be the next one.
+    let (mut written, mut read) = (0, 0);
+    for _ in rounds() {
+        let enough = read + 1_000;
+        let is_enough = wait_until(LONG, || {
+            written += 1;
+            log.write_all(line("OWN", written).as_bytes()).unwrap();
+            secret.write_all(line("SECRET", written).as_bytes()).unwrap();
+            for line in program.take_lines() {
+                assert!(!line.contains("SECRET"), "{line}");
+                read += u32::from(line.contains("OWN"));
+            }
+            read >= enough
+        });
+        assert!(is_enough, "only {read} lines were read");
+    }
+    assert!(program::terminate(program));
+    report("a folder exchanged with a link", &format!("{read} own lines read, none of others"));
+}
+
+/// A log that all may read, of root: only its folder says whose it is.
+fn log_for_all(path: &Path) -> File {
+    let file = File::create(path).unwrap();
+    file.set_permissions(fs::Permissions::from_mode(0o644)).unwrap();
+    file
 }
 
 /// S6: programs with more forms of arguments than there is room for, then an honest node.

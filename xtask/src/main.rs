@@ -44,9 +44,9 @@ enum Chore {
     },
     /// Run an attack for long against a release build, and keep the result in docs/soaks.md; needs root
     Soak {
-        /// Which one
+        /// Attack to repeat
         name: soak::Name,
-        /// How long it is repeated
+        /// Minutes to repeat it
         #[arg(long, default_value_t = 10)]
         minutes: u64,
     },

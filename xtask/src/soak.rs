@@ -10,9 +10,10 @@ use clap::ValueEnum;
 /// Where the results are kept, a line for each soak.
 const RESULTS: &str = "docs/soaks.md";
 const INTRODUCTION: &str = "# Soaks\n\n\
-    Attacks of the end-to-end tests, repeated for long with `cargo xtask soak NAME` against a release build. Memory is the \
-    program's own, without what is only mapped from files. After each of them the honest node beside is watched to the last \
-    hit, through its log and RPC interface as well, and the program was never restarted.\n\n";
+    Attacks of the end-to-end tests, repeated for long with `cargo xtask soak NAME` against a release\n\
+    build. Memory is the program's own, without what is only mapped from files; all that is resident\n\
+    is in brackets. After each attack on a node beside an honest one, the honest one is watched to\n\
+    the last hit, through its log and RPC interface as well, and the program was never restarted.\n\n";
 
 /// What can be soaked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -21,6 +22,8 @@ pub(crate) enum Name {
     FakeNodes,
     /// Short-lived processes with paths of 120 kB
     LongPaths,
+    /// A user who exchanges the folder of a log with a link to one of root
+    Exchange,
 }
 
 impl Name {
@@ -28,6 +31,7 @@ impl Name {
         match self {
             Name::FakeNodes => "thousand_fake_nodes_with_megabytes_of_settings_do_no_harm",
             Name::LongPaths => "long_paths_of_short_lived_processes_do_no_harm",
+            Name::Exchange => "folder_exchanged_with_a_link_gives_nothing_away",
         }
     }
 }
