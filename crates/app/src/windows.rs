@@ -40,12 +40,20 @@ const DOUBLINGS: u32 = 9;
 
 /// Knows the nodes of this machine that dial us.
 pub(crate) fn who_dials(nodes: Nodes) -> p2p::WhoDials {
-    Arc::new(move |peer: SocketAddr, own: SocketAddr| {
+    let watcher = nodes.watcher.clone();
+    let find = move |peer: SocketAddr, own: SocketAddr| {
         let running = nodes.watcher.nodes();
         let pids: Vec<u32> = running.iter().map(|node| node.pid).collect();
         let pid = sockets::dialler(&pids, peer, own)?;
         let node = running.iter().find(|node| node.pid == pid)?;
         Some(p2p::Dialler { node: nodes.names.name(node), network: node.network })
+    };
+    Arc::new(move |peer, own| {
+        // A node that was just started dials before it is looked for again.
+        find(peer, own).or_else(|| {
+            watcher.look_now();
+            find(peer, own)
+        })
     })
 }
 

@@ -354,3 +354,23 @@ fn lookups_between_two_looks_are_bounded() {
     let found = (0..10 * LOOKUPS).filter(|_| watcher.process(own).is_some()).count();
     assert!((1..=LOOKUPS as usize).contains(&found), "{found}");
 }
+
+#[test]
+fn look_on_demand_finds_what_was_just_started() {
+    let mut nodes = Nodes::new();
+    // With a data directory, as one that dials has it.
+    fs::create_dir(nodes.folder.path().join(".bitcoin")).unwrap();
+    let selection = Selection { programs: vec![nodes.program()], ..Selection::default() };
+    let watcher = NodeWatcher::start(selection).unwrap();
+    while !watcher.has_looked() {}
+    let looks = watcher.shared.looks.load(Ordering::Relaxed);
+    let pid = nodes.start(None);
+    // A process has its command line only after a moment.
+    while crate::discover::process(pid).is_none_or(|node| Some(node.file) != FileId::of(&nodes.program())) {}
+    watcher.look_now();
+    assert!(watcher.nodes().iter().any(|node| node.pid == pid));
+    assert!(watcher.shared.looks.load(Ordering::Relaxed) >= looks + 2);
+    let asked = *locked(&watcher.asked);
+    watcher.look_now();
+    assert_eq!(*locked(&watcher.asked), asked, "not so soon again");
+}
