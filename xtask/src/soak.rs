@@ -18,7 +18,7 @@ const INTRODUCTION: &str = "# Soaks\n\n\
 /// What can be soaked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Name {
-    /// 1,000 fake nodes of four users, with 16 MiB of settings each, again and again
+    /// 1,000 fake nodes of four users, half of them with 16 MiB of settings, again and again
     FakeNodes,
     /// Short-lived processes with paths of 120 kB
     LongPaths,
