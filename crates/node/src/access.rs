@@ -1,13 +1,14 @@
 //! Opens files that a node names, as far as the node's own user may read them.
 //!
-//! This program may read what others may not, and what a process says of itself is up to whoever started it: a "node" with
-//! `-rpccookiefile=/etc/shadow` would be sent that file as a login. So a file that the node's user could not open is not
-//! opened for it.
+//! This program may read what others may not, and what a process says of itself is up to whoever
+//! started it: a "node" with `-rpccookiefile=/etc/shadow` would be sent that file as a login. So a
+//! file that the node's user could not open is not opened for it.
 //!
-//! A path is walked one component at a time, each opened relative to the descriptor of the one before, and what is checked is
-//! the descriptor. Renaming or replacing a component during the walk therefore changes which file is found, never which
-//! checks it passed. Links are resolved here, within the node's own root directory: the kernel would resolve an absolute link
-//! of a container in our root.
+//! A path is walked one component at a time, each opened relative to the descriptor of the one
+//! before, and what is checked is the descriptor. Renaming or replacing a component during the walk
+//! therefore changes which file is found, never which checks it passed. Links are resolved here,
+//! within the node's own root directory: the kernel would resolve an absolute link of a container
+//! in our root.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -34,7 +35,8 @@ const MAX_LINKS: usize = 40;
 const MAX_STEPS: usize = 1000;
 /// Access control lists are read up to this, bytes: 500 entries.
 const MAX_LIST: usize = 4096;
-/// Folders beneath each other that are open during a walk: each takes a file descriptor, of which others need some, too.
+/// Folders beneath each other that are open during a walk: each takes a file descriptor, of which
+/// others need some, too.
 const MAX_DEPTH: usize = 64;
 
 /// Why a file is not opened for a node, though this process might open it.
@@ -49,8 +51,8 @@ pub fn is_denied_to_node(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|reason| reason.is::<NotForNode>())
 }
 
-/// Where the file system of a node begins. All clones are the same root: a node that was started again is another process with
-/// another root, and whoever reads its files goes on there.
+/// Where the file system of a node begins. All clones are the same root: a node that was started
+/// again is another process with another root, and whoever reads its files goes on there.
 #[derive(Clone)]
 pub struct Root(Arc<Mutex<Start>>);
 
@@ -119,7 +121,8 @@ impl Start {
     }
 }
 
-/// The right of a node's user to read, in the file system that the node sees. Paths are those that the node sees.
+/// The right of a node's user to read, in the file system that the node sees. Paths are those that
+/// the node sees.
 #[derive(Debug, Clone)]
 pub struct Access {
     user: User,
@@ -229,7 +232,8 @@ impl Access {
         entries(&reopen(&found.file)?, limit)
     }
 
-    /// Opens a socket to connect to: not the path, which could lead elsewhere by then, but `/proc/self/fd/` and this descriptor.
+    /// Opens a socket to connect to: not the path, which could lead elsewhere by then, but
+    /// `/proc/self/fd/` and this descriptor.
     ///
     /// # Errors
     /// When there is none, or the user could not connect to it.

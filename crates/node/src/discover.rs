@@ -1,7 +1,8 @@
 //! Which Bitcoin Core nodes run on this machine, from /proc alone.
 //!
-//! Whoever can start a program on this machine can start one that is called `bitcoind`, so a node is what its process says only
-//! as far as its user could do the same without us. [`crate::watch`] follows nodes; this module looks at one process.
+//! Whoever can start a program on this machine can start one that is called `bitcoind`, so a node
+//! is what its process says only as far as its user could do the same without us. [`crate::watch`]
+//! follows nodes; this module looks at one process.
 
 use std::ffi::OsString;
 use std::fs;
@@ -46,8 +47,9 @@ pub struct NodeProcess {
     pub file: FileId,
     /// The data directory, as the process sees it, without the network's folder.
     pub datadir: PathBuf,
-    /// The data directory itself, whatever its path: two containers can have the same path, and a container that is started again
-    /// has the same directory in another file system. Nothing unless it belongs to the node's user.
+    /// The data directory itself, whatever its path: two containers can have the same path, and a
+    /// container that is started again has the same directory in another file system. Nothing
+    /// unless it belongs to the node's user.
     pub datadir_id: Option<FileId>,
     /// There is nothing at its path: the node has not made it yet.
     pub has_no_datadir: bool,
@@ -57,8 +59,8 @@ pub struct NodeProcess {
     pub network: Network,
     /// Id of the user who started it.
     pub owner: u32,
-    /// User it runs as. Nothing when its ids differ, as they do in a program that runs with the rights of its owner
-    /// (set-user-ID): then none of its interfaces is opened.
+    /// User it runs as. Nothing when its ids differ, as they do in a program that runs with the
+    /// rights of its owner (set-user-ID): then none of its interfaces is opened.
     pub user: Option<User>,
     /// Its settings: its command line, and bitcoin.conf as it is now.
     pub settings: Settings,
@@ -128,8 +130,9 @@ impl NodeProcess {
         let exe = process.link("exe")?;
         next();
         let command_line = process.read("cmdline", MAX_ARGUMENTS)?;
-        // A process that is just being started has its program before it has its command line: without this, it would be taken
-        // for a node on the main chain with the default data directory.
+        // A process that is just being started has its program before it has its command line:
+        // without this, it would be taken for a node on the main chain with the default data
+        // directory.
         if command_line.is_empty() {
             return Err(io::Error::other("it has no command line yet"));
         }
@@ -190,7 +193,8 @@ impl NodeProcess {
         let mut files = ConfFiles { access: access.as_ref(), read: Vec::new(), left: MAX_CONF };
         let conf = self.datadir.join(self.settings.conf().unwrap_or("bitcoin.conf"));
         files.add(&conf, &mut self.settings);
-        // Core: the command line wins over the file, and a data directory in the file moves all but the file itself.
+        // Core: the command line wins over the file, and a data directory in the file moves all but
+        // the file itself.
         if !is_asked_for && let Some(dir) = self.settings.datadir() {
             self.datadir = folder.join(dir);
             self.default_datadir = false;
@@ -256,8 +260,9 @@ impl ConfFiles<'_> {
     }
 }
 
-/// Start of a process, ns since the UNIX epoch, from its start in clock ticks since boot. The kernel counts these ticks at
-/// 100 a second for everybody (USER_HZ), and tells the time of the boot in seconds.
+/// Start of a process, ns since the UNIX epoch, from its start in clock ticks since boot. The
+/// kernel counts these ticks at 100 a second for everybody (USER_HZ), and tells the time of the
+/// boot in seconds.
 fn run_ns(started: u64) -> u64 {
     const TICK_NS: u64 = 10_000_000;
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
@@ -293,8 +298,8 @@ impl Wanted {
         }
     }
 
-    /// The processes that may be nodes, but for those that `skip` knows already, and for those whose user has no room: these
-    /// are not even opened, and `left_out` is told of them.
+    /// The processes that may be nodes, but for those that `skip` knows already, and for those
+    /// whose user has no room: these are not even opened, and `left_out` is told of them.
     pub(crate) fn candidates(
         &self,
         skip: impl Fn(u32) -> bool,
@@ -341,7 +346,8 @@ pub fn process(pid: u32) -> Option<NodeProcess> {
     NodeProcess::read(Arc::new(ProcessDir::open(pid).ok()?)).ok()
 }
 
-/// Nodes by name that run and whose program may not be looked at: /proc/PID/exe of other users needs CAP_SYS_PTRACE.
+/// Nodes by name that run and whose program may not be looked at: /proc/PID/exe of other users
+/// needs CAP_SYS_PTRACE.
 pub fn hidden() -> Vec<u32> {
     const SHOWN: usize = 16;
     let is_hidden = |pid: &u32| {

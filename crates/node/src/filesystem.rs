@@ -1,8 +1,9 @@
 //! File systems on which no file of a node is opened.
 //!
-//! A path that a process names can lead into /proc, where what a file says depends on who opens it, or into a file system that
-//! another user serves (FUSE), where every question can be left without an answer. So a file is asked only for what the kernel
-//! knows by itself (`AT_STATX_DONT_SYNC`), and what kind of file system it is on comes from the list of mounts.
+//! A path that a process names can lead into /proc, where what a file says depends on who opens it,
+//! or into a file system that another user serves (FUSE), where every question can be left without
+//! an answer. So a file is asked only for what the kernel knows by itself (`AT_STATX_DONT_SYNC`),
+//! and what kind of file system it is on comes from the list of mounts.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -14,8 +15,9 @@ use crate::process::{FileId, ProcessDir};
 /// A list of mounts is read up to this, bytes: some 40,000 mounts.
 const MAX_MOUNTS: u64 = 4 << 20;
 
-/// Kinds of file systems that hold files of users. Others, such as proc and sysfs, hold what the kernel or a program makes up.
-/// FUSE is here as well, with a condition: see [`Mount::may_hold_files`].
+/// Kinds of file systems that hold files of users. Others, such as proc and sysfs, hold what the
+/// kernel or a program makes up. FUSE is here as well, with a condition: see
+/// [`Mount::may_hold_files`].
 const OF_FILES: &[&str] = &[
     "9p",
     "affs",
@@ -68,7 +70,8 @@ pub(crate) struct Stat {
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// Major number of the device; 0 for file systems that are on none, those of FUSE and of the kernel itself among them.
+    /// Major number of the device; 0 for file systems that are on none, those of FUSE and of the
+    /// kernel itself among them.
     major: u32,
     /// The mount through which it was reached, as in /proc/PID/mountinfo.
     pub(crate) mount: u64,
@@ -113,7 +116,8 @@ pub(crate) fn stat(file: BorrowedFd<'_>) -> io::Result<Stat> {
     })
 }
 
-/// Refuses what is open here when it is on a file system that does not hold files of users, or may never answer.
+/// Refuses what is open here when it is on a file system that does not hold files of users, or may
+/// never answer.
 ///
 /// # Errors
 /// Which one; or that it cannot be told.
@@ -182,8 +186,8 @@ impl<'a> Mount<'a> {
         self.kind.starts_with("fuse")
     }
 
-    /// It holds files of users, and answers when the kernel asks it. A FUSE file system answers if it likes, so only those that
-    /// root mounted count (ntfs-3g, mergerfs and others, from fstab).
+    /// It holds files of users, and answers when the kernel asks it. A FUSE file system answers if
+    /// it likes, so only those that root mounted count (ntfs-3g, mergerfs and others, from fstab).
     fn may_hold_files(&self) -> bool {
         let kind = self.kind.split('.').next().unwrap_or_default();
         OF_FILES.contains(&kind)

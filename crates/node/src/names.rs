@@ -1,7 +1,8 @@
 //! What nodes are called.
 //!
-//! Several extractors watch one node, each by means of its own, and what they tell has to carry the same name. A node keeps its name
-//! over restarts because the name comes from its data directory, not from its process.
+//! Several extractors watch one node, each by means of its own, and what they tell has to carry the
+//! same name. A node keeps its name over restarts because the name comes from its data directory,
+//! not from its process.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -105,8 +106,8 @@ const MAX_NAMES: usize = 1024;
 /// Where there is no room for another name, those are forgotten that nobody asked for in this time.
 const FORGET_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What makes a node the same after a restart: who runs it, and where. A user's process cannot be another user's node by
-/// naming its data directory.
+/// What makes a node the same after a restart: who runs it, and where. A user's process cannot be
+/// another user's node by naming its data directory.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Place {
     owner: u32,
@@ -142,9 +143,10 @@ impl Names {
         Names { asked_for, given: Mutex::default() }
     }
 
-    /// The name of a node: the one asked for; else its network, or the last part of a data directory of its own; with a number
-    /// behind when another node has that name. A name is for one node: a data directory counts only if it belongs to the user
-    /// who runs the node. One user's nodes beyond the first 64 share a name.
+    /// The name of a node: the one asked for; else its network, or the last part of a data
+    /// directory of its own; with a number behind when another node has that name. A name is for
+    /// one node: a data directory counts only if it belongs to the user who runs the node. One
+    /// user's nodes beyond the first 64 share a name.
     pub fn name(&self, node: &NodeProcess) -> Arc<str> {
         let of_pid = |name: &&NodeName| name.key == NodeKey::Pid(node.pid);
         if let Some(asked_for) = self.asked_for.iter().find(of_pid) {
@@ -201,7 +203,8 @@ impl Names {
     }
 }
 
-/// A name that ends so. The last part of a path may be too long for it, once bytes that are no text were replaced by longer ones.
+/// A name that ends so. The last part of a path may be too long for it, once bytes that are no text
+/// were replaced by longer ones.
 fn with_end(base: &str, end: &str) -> String {
     let base = &base[..base.floor_char_boundary(MAX_NAME - end.len())];
     format!("{base}{end}")

@@ -1,8 +1,9 @@
 //! A process, read through one descriptor of its folder in /proc.
 //!
-//! A process id is reused, and a process can replace its program and its credentials between two reads. Everything about a
-//! process is therefore read through one descriptor of `/proc/PID`, which fails once that process is gone, and its
-//! credentials count only when the program and the credentials were the same before and after the rest was read.
+//! A process id is reused, and a process can replace its program and its credentials between two
+//! reads. Everything about a process is therefore read through one descriptor of `/proc/PID`, which
+//! fails once that process is gone, and its credentials count only when the program and the
+//! credentials were the same before and after the rest was read.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -43,7 +44,8 @@ impl From<&Metadata> for FileId {
     }
 }
 
-/// A process, by its folder in /proc. Every read fails once the process is gone, also when its id is in use again.
+/// A process, by its folder in /proc. Every read fails once the process is gone, also when its id
+/// is in use again.
 pub struct ProcessDir {
     pid: u32,
     folder: OwnedFd,
@@ -96,7 +98,8 @@ impl ProcessDir {
     /// Opens the program that the process runs, also when its file was replaced or is in a container.
     ///
     /// # Errors
-    /// When the process is gone, may not be looked at, or its program is on a file system that may never answer.
+    /// When the process is gone, may not be looked at, or its program is on a file system that may
+    /// never answer.
     pub fn open_program(&self) -> io::Result<File> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let program = rustix::fs::openat(&self.folder, "exe", flags, Mode::empty())?;
@@ -121,9 +124,9 @@ impl ProcessDir {
 
     /// Who the process is at this moment.
     pub(crate) fn identity(&self) -> io::Result<Identity> {
-        // A program that is executed replaces /proc/PID/exe first and the credentials then (exec in fs/exec.c), and a process
-        // can give up rights before it executes another. So credentials that were read between two looks at the same program
-        // are those it runs with.
+        // A program that is executed replaces /proc/PID/exe first and the credentials then (exec in
+        // fs/exec.c), and a process can give up rights before it executes another. So credentials
+        // that were read between two looks at the same program are those it runs with.
         let program = self.program()?;
         let status = self.read_text("status")?;
         let stat = self.read_text("stat")?;
@@ -152,7 +155,8 @@ impl ProcessDir {
         }
     }
 
-    /// The state of the process is that of one which has ended and whose parent has not noticed, and with which status it did.
+    /// The state of the process is that of one which has ended and whose parent has not noticed,
+    /// and with which status it did.
     pub(crate) fn zombie(&self) -> Option<i32> {
         let stat = self.read_text("stat").ok()?;
         let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
@@ -212,13 +216,14 @@ impl Credentials {
         })
     }
 
-    /// The user who started the process: a program that runs with the rights of its owner (set-user-ID) does not change it.
+    /// The user who started the process: a program that runs with the rights of its owner
+    /// (set-user-ID) does not change it.
     pub(crate) fn real_uid(&self) -> u32 {
         self.uids[0]
     }
 
-    /// The user that the process runs as; nothing when its ids differ, as they do in a program that runs with the rights of
-    /// its owner.
+    /// The user that the process runs as; nothing when its ids differ, as they do in a program that
+    /// runs with the rights of its owner.
     pub(crate) fn user(&self, is_in_our_namespace: bool) -> Option<User> {
         let is_one = |ids: [u32; 4]| ids.iter().all(|id| *id == ids[0]);
         if !is_one(self.uids) || !is_one(self.gids) {
@@ -265,9 +270,9 @@ impl User {
         !self.reads_everything && owner != self.uid
     }
 
-    /// Whether an access control list lets the user do this, who is not the owner of the file (acl(5), "ACCESS CHECK
-    /// ALGORITHM"). The list is as the kernel has it: a version, then tag, permissions and id of each entry
-    /// (linux/posix_acl_xattr.h).
+    /// Whether an access control list lets the user do this, who is not the owner of the file
+    /// (acl(5), "ACCESS CHECK ALGORITHM"). The list is as the kernel has it: a version, then tag,
+    /// permissions and id of each entry (linux/posix_acl_xattr.h).
     pub(crate) fn may_by_list(&self, what: u32, group: u32, list: &[u8]) -> bool {
         const USER: u16 = 0x02;
         const OWNING_GROUP: u16 = 0x04;

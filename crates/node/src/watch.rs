@@ -1,10 +1,10 @@
 //! Follows the nodes of this machine: which run, what changed, which ended and how.
 //!
-//! One thread looks, for everybody who wants to know. Each [`Subscription`] compares what it has reported with what there is, so
-//! a subscriber that is slow holds nothing up and costs no memory.
+//! One thread looks, for everybody who wants to know. Each [`Subscription`] compares what it has
+//! reported with what there is, so a subscriber that is slow holds nothing up and costs no memory.
 //!
-//! How many nodes there are is up to whoever starts processes, so their number is bounded, in all and for each user. Nodes of
-//! root and of our own user have places that no other user can take.
+//! How many nodes there are is up to whoever starts processes, so their number is bounded, in all
+//! and for each user. Nodes of root and of our own user have places that no other user can take.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
@@ -301,7 +301,8 @@ impl Tracker {
             (!self.is_exempt(candidate, identity.as_ref()), started)
         });
         for (at, candidate) in candidates.iter().enumerate() {
-            // The settings of new nodes can be made to take long. The others have their turn at the next look.
+            // The settings of new nodes can be made to take long. The others have their turn at the
+            // next look.
             let is_over = at >= AT_LEAST && began.elapsed() > AT_MOST;
             if is_over && !self.is_exempt(candidate, candidate.process.identity().ok().as_ref()) {
                 break;
@@ -345,8 +346,8 @@ impl Tracker {
     fn look_again(&mut self, pid: u32) {
         let looks = self.shared.looks.load(Ordering::Acquire);
         let Some(tracked) = self.tracked.get_mut(&pid) else { return };
-        // A process gets more rights only with another program, which takes one call to see; that it gives up some may be seen
-        // a moment later.
+        // A process gets more rights only with another program, which takes one call to see; that
+        // it gives up some may be seen a moment later.
         let is_due = (looks + u64::from(pid)).is_multiple_of(CREDENTIALS_EVERY);
         let now = match is_due {
             true => tracked.process.identity(),
@@ -363,7 +364,8 @@ impl Tracker {
                     self.shared.publish(tracked.node.clone());
                 }
             }
-            // It is another node, if it is one still: as such it has to find a place again, and is looked at within a time.
+            // It is another node, if it is one still: as such it has to find a place again, and is
+            // looked at within a time.
             Ok(_) => {
                 self.untrack(pid, Ended::Replaced);
                 self.leave_alone(pid);
@@ -524,8 +526,9 @@ impl NodeWatcher {
         locked(&self.shared.published).nodes.values().map(|(_, node)| node.clone()).collect()
     }
 
-    /// The node that is this process, whatever its program is called. Looks at it if it is not known yet, at a few processes
-    /// between two looks, and does not wait for the thread that looks.
+    /// The node that is this process, whatever its program is called. Looks at it if it is not
+    /// known yet, at a few processes between two looks, and does not wait for the thread that
+    /// looks.
     pub fn process(&self, pid: u32) -> Option<Arc<NodeProcess>> {
         let own_uid = own_uid();
         let (known, room) = {
@@ -542,8 +545,8 @@ impl NodeWatcher {
         room.has_place(node.owner, is_privileged(&node, own_uid)).then(|| Arc::new(node))
     }
 
-    /// Looks now, and returns when that is done. At most four times a second: whoever makes us ask more often gets what was found
-    /// then.
+    /// Looks now, and returns when that is done. At most four times a second: whoever makes us ask
+    /// more often gets what was found then.
     pub fn look_now(&self) {
         {
             let mut asked = locked(&self.asked);

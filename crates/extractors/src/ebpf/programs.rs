@@ -1,16 +1,17 @@
 //! Attaches to the programs of nodes, and detaches before what is in a file can change.
 //!
-//! The kernel knows a probe by file and offset, and puts a breakpoint there in every process that runs the file from then on, whatever is in
-//! it by then. A program that is overwritten in place (`cp` over a node that was stopped) would get the breakpoints of the
-//! one before, in the middle of its instructions, and crash or compute something else. So there are two ways to attach:
+//! The kernel knows a probe by file and offset, and puts a breakpoint there in every process that
+//! runs the file from then on, whatever is in it by then. A program that is overwritten in place
+//! (`cp` over a node that was stopped) would get the breakpoints of the one before, in the middle
+//! of its instructions, and crash or compute something else. So there are two ways to attach:
 //!
 //! - to a file, for all processes that run it now and later, under a lease: whoever opens it for writing waits until we have
 //!   detached from it;
 //! - to one process, where no lease is to be had: other processes get no breakpoint, and what a process runs cannot be written.
 //!
-//! The kernel's programs have room for [`kernel::MAX_FORMS`] forms of arguments, and whoever writes a program chooses how many
-//! it has. So there is a limit for each tracepoint of a program, and one for all programs of a user. What cannot be attached
-//! to is tried again, less and less often.
+//! The kernel's programs have room for [`kernel::MAX_FORMS`] forms of arguments, and whoever writes
+//! a program chooses how many it has. So there is a limit for each tracepoint of a program, and one
+//! for all programs of a user. What cannot be attached to is tried again, less and less often.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, Metadata};
@@ -28,7 +29,8 @@ use peer_observer_node::probes::{self, MAX_PLACES, Probes};
 use super::kernel::{self, Kernel, KernelBooks, MAX_FORMS};
 use super::lease::{Lease, Leases};
 
-/// Forms of arguments for the programs of one user other than root: 64 nodes of Bitcoin Core, attached to process by process.
+/// Forms of arguments for the programs of one user other than root: 64 nodes of Bitcoin Core,
+/// attached to process by process.
 const MAX_FORMS_OF_USER: usize = MAX_FORMS as usize / 4;
 /// Forms for the programs of all such users: the rest is for root's.
 const MAX_FORMS_OF_USERS: usize = MAX_FORMS as usize - MAX_FORMS_OF_USER;
@@ -300,7 +302,8 @@ impl Programs {
         }
     }
 
-    /// Attaches to a program that nothing is attached to. From the lease on, what is read of it is what is attached to.
+    /// Attaches to a program that nothing is attached to. From the lease on, what is read of it is
+    /// what is attached to.
     fn attach_to(&mut self, target: &Target<'_>, lease: Option<Lease>) {
         let Ok(meta) = target.program.metadata() else { return };
         let state = State::from(&meta);
@@ -377,8 +380,8 @@ impl Programs {
         self.failed.insert(target.attempt(), Failure { state, again, pause });
     }
 
-    /// Refuses what would leave no room for the programs of others. All that the target has counts for its user, also what was
-    /// attached to for another user who runs the same file.
+    /// Refuses what would leave no room for the programs of others. All that the target has counts
+    /// for its user, also what was attached to for another user who runs the same file.
     fn check_forms(&self, target: &Target<'_>, tracepoint: Tracepoint) -> Result<(), Refused> {
         if target.owner == 0 {
             return Ok(());
@@ -440,7 +443,8 @@ impl Programs {
         }
     }
 
-    /// Waits until a writer waits for one of the programs, or the time is over, and detaches from programs that are to be written.
+    /// Waits until a writer waits for one of the programs, or the time is over, and detaches from
+    /// programs that are to be written.
     pub(super) fn wait(&mut self, at_most: Duration) {
         self.leases.wait(at_most);
         let is_wanted = |attached: &Attached| attached.lease.as_ref().is_some_and(Lease::is_wanted);
@@ -451,7 +455,8 @@ impl Programs {
         let_go(wanted);
     }
 
-    /// Detaches from processes that ended, and from files that nobody runs and that are at none of the known paths, or are not what they were.
+    /// Detaches from processes that ended, and from files that nobody runs and that are at none of
+    /// the known paths, or are not what they were.
     pub(super) fn keep<'a>(&mut self, running: impl Iterator<Item = &'a NodeProcess>, at_paths: &[AtPath]) {
         let running: Vec<(FileId, ProcessId, u32)> =
             running.map(|n| (n.file, (n.pid, n.started), n.owner)).collect();

@@ -1,5 +1,5 @@
-//! Recordings as files, plain or compressed. Zstandard is decompressed only here, so that every decompression has a bound and every
-//! checksum is compared.
+//! Recordings as files, plain or compressed. Zstandard is decompressed only here, so that every
+//! decompression has a bound and every checksum is compared.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
@@ -16,13 +16,15 @@ const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Bytes of a frame's header at most: magic number, descriptor, window descriptor, dictionary, content size.
 const MAX_HEADER: usize = 4 + 1 + 1 + 4 + 8;
 
-/// Largest window of a frame, bytes: what has to stay in memory while it is decompressed. `zstd -19` and below write at most 8 MiB.
+/// Largest window of a frame, bytes: what has to stay in memory while it is decompressed. `zstd
+/// -19` and below write at most 8 MiB.
 const MAX_WINDOW: u64 = 64 << 20;
 
 /// Bytes that are decompressed ahead of what is asked for.
 const STEP: usize = 128 << 10;
 
-/// Opens a recording, plain or compressed with Zstandard, whatever its name. Memory is bounded by one record and one window.
+/// Opens a recording, plain or compressed with Zstandard, whatever its name. Memory is bounded by
+/// one record and one window.
 ///
 /// # Errors
 /// When it cannot be opened, or is no regular file.
@@ -31,7 +33,8 @@ pub fn open(path: &Path) -> Result<Reader<Decompressed<File>>, Error> {
     Ok(Reader::new(Decompressed::new(file)?))
 }
 
-/// Reads a file that is plain or compressed with Zstandard, whatever it is called; `limit` bounds what it may become, in bytes.
+/// Reads a file that is plain or compressed with Zstandard, whatever it is called; `limit` bounds
+/// what it may become, in bytes.
 ///
 /// # Errors
 /// When it cannot be read or decompressed, or becomes larger than `limit`.
@@ -58,8 +61,8 @@ pub fn decompress(reader: impl Read, limit: usize) -> Result<Vec<u8>, Error> {
 
 /// The bytes of a file that is plain or compressed, as they are needed.
 ///
-/// The checksum of a frame, if it has one, is compared after the last byte of the frame, and a mismatch is an error then. Damage in
-/// a frame without a checksum can go unnoticed.
+/// The checksum of a frame, if it has one, is compared after the last byte of the frame, and a
+/// mismatch is an error then. Damage in a frame without a checksum can go unnoticed.
 #[expect(missing_debug_implementations, reason = "the decoder has none")]
 pub struct Decompressed<R> {
     input: BufReader<io::Chain<Cursor<Vec<u8>>, R>>,
@@ -121,7 +124,8 @@ impl<R: Read> Read for Decompressed<R> {
 /// Error of a frame whose content does not match its checksum.
 const BAD_CHECKSUM: &str = "the checksum does not match: the file is damaged, get another copy of it";
 
-/// Reads the header of a frame. The decoder itself allows any window, so it sees the header only when that is bounded.
+/// Reads the header of a frame. The decoder itself allows any window, so it sees the header only
+/// when that is bounded.
 fn begin_frame(decoder: &mut FrameDecoder, input: &mut impl Read) -> io::Result<()> {
     let mut header = [0; MAX_HEADER];
     let mut length = ZSTD_MAGIC.len() + 1;
@@ -141,7 +145,8 @@ fn begin_frame(decoder: &mut FrameDecoder, input: &mut impl Read) -> io::Result<
     decoder.reset(&header[..length]).map_err(io::Error::other)
 }
 
-/// Number of header bytes after the descriptor, and a function that reads the window size from them (RFC 8878, section 3.1.1.1).
+/// Number of header bytes after the descriptor, and a function that reads the window size from them
+/// (RFC 8878, section 3.1.1.1).
 fn header_fields(descriptor: u8) -> (usize, impl Fn(&[u8]) -> u64) {
     let is_single_segment = descriptor & 0x20 != 0;
     let window = usize::from(!is_single_segment);
@@ -186,7 +191,8 @@ mod tests {
         let whole = data("regtest-tour/tracepoints.bin.zst");
         assert!(whole[4] & 4 != 0, "the recording has a checksum");
         decompress(&whole[..], LIMIT).unwrap();
-        // In the checksum itself, and in literals of the last block, where it changes what is told and no structure.
+        // In the checksum itself, and in literals of the last block, where it changes what is told
+        // and no structure.
         for at in [whole.len() - 1, whole.len() - 4] {
             let mut flipped = whole.clone();
             flipped[at] ^= 1;
